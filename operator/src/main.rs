@@ -1,2 +1,2 @@
-//! placeholder
+//! `lockkeeper operator`, `lockkeeper agent`.
 fn main() {}

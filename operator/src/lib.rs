@@ -1,0 +1,15 @@
+//! The `lockkeeper` binary as a library: effects, no rules (those are in `lockkeeper-policies`).
+//!
+//! | room | what it does | may touch |
+//! | --- | --- | --- |
+//! | [`operator`] | observes the cluster, asks the planner, writes intent | the API |
+//! | [`agent`] | makes its own node match the intent | this host, its etcd member, its own object |
+//! | [`store`] | backups in an object store | the object store |
+//! | [`api`] | a Kubernetes client that outlives any one API server | API servers |
+//! | [`telemetry`] | logs, metrics, health endpoints, events | its own port |
+
+pub mod agent;
+pub mod api;
+pub mod operator;
+pub mod store;
+pub mod telemetry;
