@@ -1,3 +1,210 @@
-//! placeholder
+//! `lockkeeper agent`: makes its own node match the intent.
+//!
+//! What comes in: the spec of one `ControlPlaneNode`, and what the host shows. What goes out: manifests in the
+//! kubelet's static pod directory, and that object's status. May touch: this host's manifest directory and its
+//! own state directory, the container runtime's socket, this node's own processes, its own object, its etcd member.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `ticket` | decides the one next act; pure |
+//! | `executor`, `journal` | do it: journal first, then the file |
+//! | `observe`, `cri`, `probe`, `logs`, `certificates`, `directory` | what the host shows |
+//! | `manifest`, `host` | one manifest, and how it is changed to the byte |
+//! | `preflight`, `rehearsal`, `rehearse` | checks before anything is changed |
+//! | `desk` | one preflight at a time |
+//! | `report` | the object: watch it, tell it |
+//! | [`etcd`], [`backup`] | the local etcd member, and snapshots of it |
+
 pub mod backup;
 pub mod etcd;
+
+mod certificates;
+mod cri;
+mod desk;
+mod directory;
+mod executor;
+mod host;
+mod journal;
+mod logs;
+mod manifest;
+mod observe;
+mod preflight;
+mod probe;
+mod rehearsal;
+mod rehearse;
+mod report;
+mod ticket;
+mod time;
+mod work;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use cri::{Cri, CriError};
+use etcd::EtcdMember;
+use host::Host;
+use report::Known;
+
+/// A snapshot task that ended is started again after this.
+const BACKUP_PAUSE: Duration = Duration::from_secs(5);
+
+/// Where the agent is and what it may touch.
+#[derive(Clone, Debug, clap::Args)]
+pub struct AgentConfig {
+    /// The node's name as the API knows it; also the name of its `ControlPlaneNode`.
+    #[arg(long, env = "NODE_NAME")]
+    pub node_name: String,
+    /// The namespace of stores and backups: the agent's own.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "lockkeeper-system")]
+    pub namespace: String,
+    /// The container runtime's socket.
+    #[arg(
+        long,
+        env = "CRI_SOCKET",
+        default_value = "unix:///run/containerd/containerd.sock"
+    )]
+    pub cri_socket: String,
+    /// The kubelet's static pod directory (`staticPodPath`).
+    #[arg(long, default_value = "/etc/kubernetes/manifests")]
+    pub manifest_directory: PathBuf,
+    /// The journal's place. It must lie on the node's own disk.
+    #[arg(long, default_value = "/var/lib/lockkeeper")]
+    pub state_directory: PathBuf,
+    /// Goes before every host path; `/` where the host's directories are mounted at their own paths.
+    #[arg(long, default_value = "/", hide = true)]
+    pub host_root: PathBuf,
+}
+
+/// Why the agent ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The container runtime's socket is not given as one.
+    #[error("{0}")]
+    Cri(String),
+    /// A part of the agent ended by itself, which none does.
+    #[error("the agent's task {0} ended; the agent ends too, to be started anew")]
+    Task(&'static str),
+}
+
+impl From<CriError> for Error {
+    fn from(error: CriError) -> Self {
+        Self::Cri(error.to_string())
+    }
+}
+
+/// Runs the agent until `shutdown`.
+///
+/// # Guarantees
+/// * Needs no API to begin, to finish or to undo what its journal says; `client` is only ever awaited in tasks
+///   of their own.
+/// * Killed at any moment and started again, it goes on where the journal says.
+///
+/// # Errors
+/// When a flag cannot be used, or a task ended that never should.
+pub async fn run(
+    config: AgentConfig,
+    client: kube::Client,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let host = Host::new(
+        &config.host_root,
+        &config.manifest_directory,
+        &config.state_directory,
+    );
+    let cri = Cri::new(&config.cri_socket)?;
+    let member = Arc::new(EtcdMember::from_host(&config.host_root, None));
+    let (known, _) = watch::channel(Known::default());
+    let known = Arc::new(known);
+    let (status, statuses) = watch::channel(None);
+    let (etcd, etcd_seen) = watch::channel(None);
+    let node = config.node_name.clone();
+
+    let mut tasks: JoinSet<&'static str> = JoinSet::new();
+    {
+        let (client, node, known, shutdown) = (client.clone(), node.clone(), known.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            report::follow(client, node, known, shutdown).await;
+            "watch"
+        });
+    }
+    {
+        let (client, node, known, shutdown) = (client.clone(), node.clone(), known.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            report::tell(client, node, statuses, known, shutdown).await;
+            "report"
+        });
+    }
+    {
+        let (member, known, shutdown) = (member.clone(), known.subscribe(), shutdown.clone());
+        tasks.spawn(async move {
+            work::watch_etcd(&member, known, etcd, shutdown).await;
+            "etcd"
+        });
+    }
+    {
+        let (client, namespace, node) = (client.clone(), config.namespace.clone(), node.clone());
+        let (member, shutdown) = (member.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            keep_backups(client, namespace, node, member, shutdown).await;
+            "backup"
+        });
+    }
+    let bench = preflight::Bench {
+        host: host.clone(),
+        cri: cri.clone(),
+        client,
+        namespace: config.namespace,
+        node,
+        etcd: member,
+    };
+    let mut work = work::Work::new(host, cri, bench, known.subscribe(), status, etcd_seen);
+    let ended = tokio::select! {
+        () = work.run(&shutdown) => None,
+        ended = tasks.join_next() => Some(ended),
+    };
+    // Whoever looks for a stale rehearsal later finds none.
+    work.close().await;
+    if shutdown.is_cancelled() {
+        // Each heeds the shutdown; a snapshot in hand takes its parts out of the store first.
+        while tasks.join_next().await.is_some() {}
+        return Ok(());
+    }
+    match ended {
+        Some(Some(Ok(name))) => Err(Error::Task(name)),
+        Some(Some(Err(error))) => {
+            tracing::error!(%error, "a task of the agent broke");
+            Err(Error::Task("(broken)"))
+        }
+        _ => Err(Error::Task("work")),
+    }
+}
+
+async fn keep_backups(
+    client: kube::Client,
+    namespace: String,
+    node: String,
+    member: Arc<EtcdMember>,
+    shutdown: CancellationToken,
+) {
+    while !shutdown.is_cancelled() {
+        let run = backup::run(
+            client.clone(),
+            namespace.clone(),
+            node.clone(),
+            member.clone(),
+            shutdown.clone(),
+        );
+        if let Err(error) = run.await {
+            tracing::error!(%error, "snapshots stopped, starting them again");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(BACKUP_PAUSE) => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+}

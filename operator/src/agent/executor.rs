@@ -1,0 +1,289 @@
+//! Does what [`super::ticket::decide`] says: journal first, then the file.
+//!
+//! Every act checks its precondition again on the disk and is idempotent, so it may be repeated after a crash at
+//! any point.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use lockkeeper_crds::{Component, Ticket, TicketState, TicketStatus};
+
+use super::host::{self, Host, read_limited};
+use super::journal::{Entry, FileRecord, Journal, JournalError, JournalState, JournalStore};
+use super::manifest::{self, ManifestError};
+use super::ticket::Action;
+use super::time::to_api;
+
+/// Larger manifests the kubelet does not read either.
+const LARGEST: u64 = 10 * 1024 * 1024;
+
+/// What stood in the way of an act; it is tried again at the next look.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ExecutorError {
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error("{path} cannot be written: {source}")]
+    Manifest { path: String, source: io::Error },
+}
+
+/// Why a ticket cannot be prepared; it is refused.
+#[derive(Debug, thiserror::Error)]
+enum PrepareError {
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    #[error("{path} cannot be read: {source}")]
+    Read { path: String, source: io::Error },
+    #[error("{path} changed while the ticket was taken up")]
+    Changed { path: String },
+    #[error("{path} already asks for {image}: there is nothing to change")]
+    Same { path: String, image: String },
+}
+
+/// A ticket's records, and the old and new bytes of each manifest.
+type Prepared = (Vec<FileRecord>, BTreeMap<Component, (Vec<u8>, Vec<u8>)>);
+
+/// The hand that writes.
+#[derive(Debug)]
+pub(crate) struct Executor {
+    host: Host,
+    store: JournalStore,
+    state: JournalState,
+    /// Why it waits.
+    note: String,
+}
+
+impl Executor {
+    pub(crate) fn open(host: Host) -> Self {
+        let store = JournalStore::new(host.clone());
+        let state = store.load();
+        Self {
+            host,
+            store,
+            state,
+            note: String::new(),
+        }
+    }
+
+    pub(crate) fn journal(&self) -> &JournalState {
+        &self.state
+    }
+
+    /// Why it waits; empty when there is nothing to wait for.
+    pub(crate) fn note(&self) -> &str {
+        &self.note
+    }
+
+    pub(crate) fn status(&self) -> Option<TicketStatus> {
+        let entry = self.state.entry()?;
+        let message = if entry.is_live() && !self.note.is_empty() {
+            &self.note
+        } else {
+            &entry.message
+        };
+        Some(TicketStatus {
+            number: entry.ticket.number,
+            state: entry.state,
+            since: to_api(entry.since),
+            deadline: entry.deadline().map(to_api),
+            message: message.clone(),
+        })
+    }
+
+    /// Performs one act. True when something was done, and the next thing is to be decided at once.
+    pub(crate) fn perform(&mut self, action: Action, now: DateTime<Utc>) -> Result<bool, ExecutorError> {
+        let result = self.act(action, now);
+        match &result {
+            Ok(true) => self.note.clear(),
+            Ok(false) => {}
+            Err(error) => self.note = error.to_string(),
+        }
+        result
+    }
+
+    fn act(&mut self, action: Action, now: DateTime<Utc>) -> Result<bool, ExecutorError> {
+        match action {
+            Action::Wait(why) => {
+                self.note = why;
+                return Ok(false);
+            }
+            Action::Accept(ticket) => self.accept(ticket, now)?,
+            Action::Refuse(ticket, why) => self.refuse(ticket, why, now)?,
+            Action::WriteNew(component) => self.write(component, TicketState::Applying)?,
+            Action::WriteOld(component) => self.write(component, TicketState::Undoing)?,
+            Action::MarkStarting => self.mark(TicketState::Starting, String::new(), now)?,
+            Action::MarkReady(message) => self.mark(TicketState::Ready, message, now)?,
+            Action::MarkConfirmed => {
+                self.mark(TicketState::Confirmed, "Confirmed.".to_owned(), now)?;
+                self.store.prune();
+            }
+            Action::BeginUndo(why) => self.begin_undo(why, now),
+            Action::MarkUndone(why) => {
+                self.mark(TicketState::Undone, why, now)?;
+                self.store.prune();
+            }
+        }
+        Ok(true)
+    }
+
+    fn accept(&mut self, ticket: Ticket, now: DateTime<Utc>) -> Result<(), ExecutorError> {
+        let (files, copies) = match self.prepare(&ticket) {
+            Ok(prepared) => prepared,
+            Err(why) => return self.refuse(ticket, why.to_string(), now),
+        };
+        self.store.save_copies(ticket.number, &copies)?;
+        let entry = Entry {
+            state: TicketState::Applying,
+            since: now,
+            applied_at: now,
+            ready_deadline: after(now, ticket.ready_seconds),
+            confirm_deadline: None,
+            files,
+            message: String::new(),
+            ticket,
+        };
+        self.journal_entry(entry)
+    }
+
+    fn prepare(&self, ticket: &Ticket) -> Result<Prepared, PrepareError> {
+        let mut files = Vec::new();
+        let mut copies = BTreeMap::new();
+        for change in &ticket.changes {
+            let path = self.host.manifest(change.component);
+            let shown = || path.display().to_string();
+            let old = read_limited(&path, LARGEST).map_err(|source| PrepareError::Read {
+                path: shown(),
+                source,
+            })?;
+            let old_hash = manifest::hash(&old);
+            if old_hash != change.manifest_hash {
+                return Err(PrepareError::Changed { path: shown() });
+            }
+            let old_image = manifest::parse(&path, change.component, &old)?.image;
+            let new = manifest::with_image(&path, change.component, &old, &change.image)?;
+            if new == old {
+                return Err(PrepareError::Same {
+                    path: shown(),
+                    image: old_image,
+                });
+            }
+            files.push(FileRecord {
+                component: change.component,
+                old_hash,
+                new_hash: manifest::hash(&new),
+                old_image,
+                new_image: change.image.clone(),
+            });
+            copies.insert(change.component, (old, new));
+        }
+        Ok((files, copies))
+    }
+
+    fn refuse(&mut self, ticket: Ticket, why: String, now: DateTime<Utc>) -> Result<(), ExecutorError> {
+        self.journal_entry(Entry {
+            state: TicketState::Refused,
+            since: now,
+            applied_at: now,
+            ready_deadline: now,
+            confirm_deadline: None,
+            files: Vec::new(),
+            message: why,
+            ticket,
+        })
+    }
+
+    /// Saves the journal with this entry; only then is it true.
+    fn journal_entry(&mut self, entry: Entry) -> Result<(), ExecutorError> {
+        let JournalState::Known(journal) = &self.state else {
+            // `decide` waits while the journal is broken; nothing is written over it here either.
+            return Ok(());
+        };
+        let next = Journal {
+            format: journal.format,
+            last_number: journal.last_number.max(entry.ticket.number),
+            entry: Some(entry),
+        };
+        self.store.save(&next)?;
+        if let Some(entry) = &next.entry {
+            tracing::info!(ticket = entry.ticket.number, state = ?entry.state, message = %entry.message, "ticket");
+        }
+        self.state = JournalState::Known(next);
+        Ok(())
+    }
+
+    fn mark(&mut self, state: TicketState, message: String, now: DateTime<Utc>) -> Result<(), ExecutorError> {
+        let Some(entry) = self.state.live() else {
+            return Ok(());
+        };
+        let confirm_deadline = match state {
+            TicketState::Ready => Some(after(now, entry.ticket.confirm_seconds)),
+            _ => entry.confirm_deadline,
+        };
+        let entry = Entry {
+            state,
+            since: now,
+            confirm_deadline,
+            message,
+            ..entry.clone()
+        };
+        self.journal_entry(entry)
+    }
+
+    /// Going back is announced too, but not stopped by a disk that takes no announcement: after a crash the same
+    /// reasons lead here again, and the old bytes are already on the disk.
+    fn begin_undo(&mut self, why: String, now: DateTime<Utc>) {
+        let Err(error) = self.mark(TicketState::Undoing, why.clone(), now) else {
+            return;
+        };
+        tracing::error!(%error, "going back without a journal entry");
+        if let JournalState::Known(journal) = &mut self.state
+            && let Some(entry) = journal.entry.as_mut().filter(|e| e.is_live())
+        {
+            entry.state = TicketState::Undoing;
+            entry.since = now;
+            entry.message = format!("{why} (not journalled: {error})");
+        }
+    }
+
+    /// Puts a manifest in place, unless the file has become somebody else's since it was looked at.
+    fn write(&self, component: Component, state: TicketState) -> Result<(), ExecutorError> {
+        let Some(entry) = self.state.live().filter(|e| e.state == state) else {
+            return Ok(());
+        };
+        let Some(record) = entry.files.iter().find(|r| r.component == component) else {
+            return Ok(());
+        };
+        let path = self.host.manifest(component);
+        let failed = |source| ExecutorError::Manifest {
+            path: path.display().to_string(),
+            source,
+        };
+        let present = match read_limited(&path, LARGEST) {
+            Ok(bytes) => Some(manifest::hash(&bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(failed(error)),
+        };
+        let going_back = state == TicketState::Undoing;
+        let ours = match present.as_deref() {
+            None => going_back,
+            Some(hash) if going_back => hash == record.new_hash,
+            Some(hash) => hash == record.old_hash,
+        };
+        if !ours {
+            return Ok(());
+        }
+        let bytes = if going_back {
+            self.store.old(entry, record)?
+        } else {
+            self.store.new_bytes(entry, record)?
+        };
+        // 0600 as kubeadm writes them; an existing file keeps its own.
+        host::replace(&path, &bytes, 0o600).map_err(failed)?;
+        tracing::info!(%component, going_back, "manifest written");
+        Ok(())
+    }
+}
+
+fn after(now: DateTime<Utc>, seconds: u32) -> DateTime<Utc> {
+    now + TimeDelta::seconds(i64::from(seconds))
+}
