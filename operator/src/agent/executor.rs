@@ -287,3 +287,7 @@ impl Executor {
 fn after(now: DateTime<Utc>, seconds: u32) -> DateTime<Utc> {
     now + TimeDelta::seconds(i64::from(seconds))
 }
+
+#[cfg(test)]
+#[path = "executor_tests.rs"]
+mod tests;

@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | `ticket` | decides the one next act; pure |
 //! | `executor`, `journal` | do it: journal first, then the file |
-//! | `observe`, `cri`, `probe`, `logs`, `certificates`, `directory` | what the host shows |
+//! | `observe`, `cri`, `processes`, `probe`, `logs`, `certificates`, `directory` | what the host shows |
 //! | `manifest`, `host` | one manifest, and how it is changed to the byte |
 //! | `preflight`, `rehearsal`, `rehearse` | checks before anything is changed |
 //! | `desk` | one preflight at a time |
@@ -30,6 +30,7 @@ mod manifest;
 mod observe;
 mod preflight;
 mod probe;
+mod processes;
 mod rehearsal;
 mod rehearse;
 mod report;

@@ -1,8 +1,7 @@
 //! What runs on this node, seen from the host: manifests, containers, and the processes' own word.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -10,10 +9,10 @@ use lockkeeper_crds::{Component, ComponentStatus, Tristate};
 
 use super::cri::{CONTAINER_NAME, Container, Cri, EXITED, POD_NAME, RUNNING};
 use super::directory::{self, Directory, ManifestFile};
-use super::host::{Host, read_limited};
+use super::host::Host;
 use super::logs;
 use super::manifest::Manifest;
-use super::probe::{ProbeError, Target, Trust, build_version, git_version};
+use super::processes::{Asker, api_address};
 use super::ticket::{ComponentSeen, ExitSeen, FileSeen, NodeSeen, RunningSeen};
 use super::time::{from_nanos, to_api};
 
@@ -23,12 +22,6 @@ const IDLE_READINESS: Duration = Duration::from_secs(30);
 /// While nothing is being done a process that would not tell its version is asked again after this: each
 /// question makes it ask the API whether we may.
 const IDLE_VERSION: Duration = Duration::from_secs(60);
-
-/// The agent's own token, where it is mounted.
-const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
-
-/// Certificates are a few KiB.
-const LARGEST_CERTIFICATE: u64 = 1024 * 1024;
 
 /// One look at the node.
 #[derive(Clone, Debug)]
@@ -62,7 +55,7 @@ struct Known {
 pub(crate) struct Observer {
     host: Host,
     cri: Cri,
-    token: PathBuf,
+    asker: Asker,
     known: BTreeMap<Component, Known>,
     /// Containers that ended while a ticket was live; the runtime forgets all but the last.
     exits: BTreeMap<String, (Component, ExitSeen)>,
@@ -71,9 +64,9 @@ pub(crate) struct Observer {
 impl Observer {
     pub(crate) fn new(host: Host, cri: Cri) -> Self {
         Self {
+            asker: Asker::new(host.clone()),
             host,
             cri,
-            token: PathBuf::from(TOKEN),
             known: BTreeMap::new(),
             exits: BTreeMap::new(),
         }
@@ -290,7 +283,7 @@ impl Observer {
 
     async fn question(&self, component: Component, manifest: &Manifest, known: &mut Known, close: bool) {
         let stale = |asked: Option<Instant>, after: Duration| asked.is_none_or(|at| at.elapsed() >= after);
-        let target = match self.target(component, manifest) {
+        let target = match self.asker.target(component, manifest) {
             Ok(target) => target,
             Err(error) => {
                 known.ready = Tristate::Unknown;
@@ -299,126 +292,18 @@ impl Observer {
             }
         };
         if close || known.ready != Tristate::True || stale(known.ready_asked, IDLE_READINESS) {
-            (known.ready, known.message) = self.readiness(component, &target).await;
+            (known.ready, known.message) = self.asker.readiness(component, &target).await;
             known.ready_asked = Some(Instant::now());
         }
         if known.version.is_none() && (close || stale(known.version_asked, IDLE_VERSION)) {
             known.version_asked = Some(Instant::now());
-            match self.version(component, &target).await {
+            match self.asker.version(component, &target).await {
                 Ok(version) => known.version = Some(version),
                 Err(why) if known.message.is_empty() => known.message = why,
                 Err(_) => {}
             }
         }
     }
-
-    /// Where the process listens, by its own flags.
-    fn target(&self, component: Component, manifest: &Manifest) -> Result<Target, ProbeError> {
-        let (address_flag, usual_port) = match component {
-            Component::KubeApiserver => ("advertise-address", 6443),
-            Component::KubeControllerManager => ("bind-address", 10257),
-            Component::KubeScheduler => ("bind-address", 10259),
-        };
-        let address = manifest
-            .flag(address_flag)
-            .and_then(|text| text.parse::<IpAddr>().ok())
-            .filter(|address| !address.is_unspecified())
-            .unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        let port = manifest
-            .flag("secure-port")
-            .and_then(|text| text.parse().ok())
-            .unwrap_or(usual_port);
-        Target::new(address, port, || {
-            let ca = read_limited(&self.host.kubernetes().join("pki/ca.crt"), LARGEST_CERTIFICATE).ok();
-            let leaf = manifest
-                .flag("tls-cert-file")
-                .and_then(|path| read_limited(&self.host.reach(Path::new(path)), LARGEST_CERTIFICATE).ok());
-            Trust::node(ca.as_deref(), leaf.as_deref())
-        })
-    }
-
-    fn token(&self) -> Option<String> {
-        // Read anew each time: the kubelet renews it.
-        std::fs::read_to_string(&self.token)
-            .ok()
-            .map(|t| t.trim().to_owned())
-    }
-
-    async fn readiness(&self, component: Component, target: &Target) -> (Tristate, String) {
-        let mut answer = target.get("/readyz", None).await;
-        if let Ok((status, _)) = &answer {
-            answer = match status {
-                // Anonymous questions may be forbidden.
-                401 | 403 => target.get("/readyz", self.token().as_deref()).await,
-                // Controller managers know /healthz only.
-                404 if component != Component::KubeApiserver => target.get("/healthz", None).await,
-                _ => answer,
-            };
-        }
-        match answer {
-            Ok((200, _)) => (Tristate::True, String::new()),
-            Ok((401 | 403, _)) => (
-                Tristate::Unknown,
-                format!("{target} does not let the agent ask /readyz"),
-            ),
-            Ok((status, body)) => (
-                Tristate::False,
-                format!("{target} answers {status} {}", failing(&body)),
-            ),
-            Err(error @ ProbeError::Connect(_)) => (Tristate::False, format!("{target}: {error}")),
-            Err(error) => (Tristate::Unknown, format!("{target}: {error}")),
-        }
-    }
-
-    async fn version(&self, component: Component, target: &Target) -> Result<String, String> {
-        let token = self.token();
-        if component == Component::KubeApiserver {
-            let mut answer = target.get("/version", None).await;
-            if matches!(answer, Ok((401 | 403, _))) {
-                answer = target.get("/version", token.as_deref()).await;
-            }
-            return match answer {
-                Ok((200, body)) => {
-                    git_version(&body).ok_or_else(|| format!("{target} gives no gitVersion at /version"))
-                }
-                Ok((status, _)) => Err(format!("{target} answers {status} at /version")),
-                Err(error) => Err(format!("{target}: {error}")),
-            };
-        }
-        match target.find("/metrics", token.as_deref(), build_version).await {
-            Ok((200, Some(version))) => Ok(version),
-            Ok((200, None)) => Err(format!("{target} gives no kubernetes_build_info at /metrics")),
-            Ok((status, _)) => Err(format!(
-                "{target} answers {status} at /metrics, where its version stands"
-            )),
-            Err(error) => Err(format!("{target}: {error}")),
-        }
-    }
-}
-
-/// The failing checks in an answer of /readyz, or its first words.
-fn failing(body: &str) -> String {
-    let failed: Vec<_> = body
-        .lines()
-        .filter_map(|line| line.strip_prefix("[-]"))
-        .map(|line| {
-            line.split_once(" failed")
-                .map_or(line, |(name, _)| name)
-                .to_owned()
-        })
-        .collect();
-    if failed.is_empty() {
-        body.split_whitespace().take(12).collect::<Vec<_>>().join(" ")
-    } else {
-        format!("(failing: {})", failed.join(", "))
-    }
-}
-
-/// `--advertise-address` and `--secure-port`.
-fn api_address(manifest: &Manifest) -> Option<String> {
-    let address: IpAddr = manifest.flag("advertise-address")?.parse().ok()?;
-    let port = manifest.flag("secure-port").unwrap_or("6443").parse().ok()?;
-    Some(std::net::SocketAddr::new(address, port).to_string())
 }
 
 /// The component whose own container this is. A static pod goes by its name and the node's, so pods that
@@ -522,15 +407,5 @@ mod tests {
             Some(2)
         );
         assert_eq!(newest_running(&all, Component::KubeScheduler), None);
-    }
-
-    #[test]
-    fn failing_checks_are_named() {
-        assert_eq!(
-            failing(
-                "[+]ping ok\n[-]etcd failed: reason withheld\n[-]informer-sync failed: x\nreadyz check failed"
-            ),
-            "(failing: etcd, informer-sync)"
-        );
     }
 }
