@@ -461,6 +461,29 @@ async fn cancelling_aborts_and_so_does_dropping() {
 }
 
 #[tokio::test]
+async fn a_source_that_is_always_ready_can_still_be_cancelled() {
+    struct Endless;
+    impl Source for Endless {
+        type Error = Broken;
+        async fn next(&mut self) -> Result<Piece<'_>, Broken> {
+            Ok(Piece::Data(b"x"))
+        }
+    }
+    let world = World::with(Fault::None);
+    let key = world.store.key("nightly", "0123456789ab");
+    let cancel = CancellationToken::new();
+    let mut source = Endless;
+    let keeping = world.store.keep(&key, &mut source, manifest, &cancel);
+    let cancelling = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        cancel.cancel();
+    };
+    let (kept, ()) = tokio::join!(keeping, cancelling);
+    assert!(matches!(kept, Err(UploadError::Cancelled)), "{kept:?}");
+    assert_eq!(world.counted(), (1, 0, 1));
+}
+
+#[tokio::test]
 async fn a_manifest_that_is_none_is_not_taken_for_absent() {
     for (body, says) in [
         ("{", "EOF"),
