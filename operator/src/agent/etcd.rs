@@ -469,20 +469,21 @@ fn id(number: Option<u64>) -> String {
     number.map(|id| format!("{id:x}")).unwrap_or_default()
 }
 
-/// One line: what the server said, or the operating system's reason why it said nothing.
+/// One line: what the server said, or the deepest reason why it said nothing.
 fn explain(e: &etcd_client::Error) -> String {
-    let etcd_client::Error::GRpcStatus(status) = e else {
-        return e.to_string();
-    };
-    let mut deepest: Option<&dyn std::error::Error> = std::error::Error::source(status);
-    while let Some(source) = deepest.and_then(std::error::Error::source) {
-        deepest = Some(source);
-    }
-    match deepest {
-        Some(reason) if !status.message().contains(&reason.to_string()) => {
-            format!("{} ({reason})", status.message())
+    let (text, mut reason) = match e {
+        etcd_client::Error::GRpcStatus(status) => {
+            (status.message().to_owned(), std::error::Error::source(status))
         }
-        _ => status.message().to_owned(),
+        etcd_client::Error::TransportError(e) => (e.to_string(), std::error::Error::source(e)),
+        other => (other.to_string(), None),
+    };
+    while let Some(deeper) = reason.and_then(std::error::Error::source) {
+        reason = Some(deeper);
+    }
+    match reason.map(ToString::to_string) {
+        Some(reason) if !text.contains(&reason) => format!("{text} ({reason})"),
+        _ => text,
     }
 }
 
