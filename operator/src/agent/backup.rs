@@ -1,0 +1,339 @@
+//! Takes the `EtcdBackup`s that the operator gives to this node, one at a time.
+//!
+//! | | |
+//! | --- | --- |
+//! | comes in | `EtcdBackup`s with `status.node` of this node and no end yet, by one watch |
+//! | goes out | a snapshot and its manifest in the store; `status` of the `EtcdBackup`; `Available` of the store |
+//! | may touch | the local etcd member (read), the store, those two statuses |
+//!
+//! Nothing is remembered on the disk: the object says that an attempt began (`startedAt`), the store says
+//! whether it became a backup (its manifest). An agent that finds an attempt that it does not know of therefore
+//! either adopts what was finished or calls it `Interrupted`; it is never tried again under the same object.
+
+mod report;
+mod take;
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::future::OptionFuture;
+use kube::Api;
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, watcher};
+use lockkeeper_crds::{Artifact, EtcdBackup};
+use tokio_util::sync::CancellationToken;
+
+pub use take::{Request, TakeError, take};
+
+use crate::agent::etcd::EtcdMember;
+use crate::store::{Store, StoreError, publish_availability};
+use report::{Report, Written, within};
+use take::artifact;
+
+/// Between two writes of the progress.
+const PROGRESS: Duration = Duration::from_secs(5);
+
+/// Between two tries to begin while the API is away.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// For looking into the store what became of an interrupted attempt.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// Why the agent cannot go on taking backups.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// The watch never ends by itself.
+    #[error("the watch of EtcdBackups in namespace {namespace} ended")]
+    WatchEnded {
+        /// The namespace.
+        namespace: String,
+    },
+}
+
+/// Watches the `EtcdBackup`s of `namespace` and takes those of `node`, until `shutdown`.
+///
+/// # Guarantees
+/// * One at a time, the oldest first.
+/// * On `shutdown` the one in hand is aborted, its parts and object are taken out of the store, and it is
+///   marked `Interrupted` if the API answers: within 35 s.
+/// * Idle: one watch, renewed by the server every five minutes; no other request.
+///
+/// # Errors
+/// When the watch ends, which it does not by itself.
+pub async fn run(
+    client: kube::Client,
+    namespace: String,
+    node: String,
+    member: Arc<EtcdMember>,
+    shutdown: CancellationToken,
+) -> Result<(), BackupError> {
+    let desk = Desk {
+        client,
+        namespace,
+        node,
+        member,
+    };
+    let mut events = pin!(watcher(desk.backups(), watcher::Config::default()).default_backoff());
+    let mut waiting = Waiting::default();
+    // By name and UID, with the means to stop it.
+    let mut job: Option<(Key, CancellationToken)> = None;
+    let mut work = pin!(OptionFuture::from(None));
+    loop {
+        if job.is_none()
+            && !shutdown.is_cancelled()
+            && let Some(key) = waiting.next()
+        {
+            let stop = shutdown.child_token();
+            work.set(OptionFuture::from(Some(desk.handle(key.clone(), stop.clone()))));
+            job = Some((key, stop));
+        }
+        tokio::select! {
+            event = events.next() => match event {
+                None => return Err(BackupError::WatchEnded { namespace: desk.namespace.clone() }),
+                Some(Err(error)) => tracing::warn!(%error, "EtcdBackups cannot be watched; trying again"),
+                Some(Ok(event)) => {
+                    let gone = waiting.see(event, &desk.node);
+                    if let Some((key, stop)) = &job && gone.as_ref() == Some(key) {
+                        tracing::info!(backup = %key.name, "deleted while it was taken: aborting");
+                        stop.cancel();
+                    }
+                }
+            },
+            Some(outcome) = &mut work, if job.is_some() => {
+                work.set(OptionFuture::from(None));
+                if let Some((key, _)) = job.take() {
+                    waiting.done(&key, outcome);
+                }
+            }
+            () = tokio::time::sleep(RETRY), if job.is_none() && waiting.postponed() => waiting.recall(),
+            () = shutdown.cancelled(), if job.is_none() => return Ok(()),
+        }
+    }
+}
+
+/// Which backup.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    /// Seconds; first, so that the oldest comes first.
+    created: i64,
+    name: String,
+    uid: String,
+}
+
+impl Key {
+    fn of(backup: &EtcdBackup) -> Self {
+        let metadata = &backup.metadata;
+        Self {
+            created: metadata
+                .creation_timestamp
+                .as_ref()
+                .map_or(0, |t| t.0.as_second()),
+            name: metadata.name.clone().unwrap_or_default(),
+            uid: metadata.uid.clone().unwrap_or_default(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// Its end is written, or it is nobody's business any more.
+    Settled,
+    /// The API did not answer: again, later.
+    Postponed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Now,
+    Later,
+}
+
+/// What waits for its turn.
+#[derive(Debug, Default)]
+struct Waiting(BTreeMap<Key, Turn>);
+
+impl Waiting {
+    /// Takes an event in. What is gone, if it was an end.
+    fn see(&mut self, event: watcher::Event<EtcdBackup>, node: &str) -> Option<Key> {
+        match event {
+            watcher::Event::Apply(backup) | watcher::Event::InitApply(backup) => {
+                let key = Key::of(&backup);
+                if Report::ours(&backup, node) {
+                    self.0.entry(key).or_insert(Turn::Now);
+                    return None;
+                }
+                self.0.remove(&key);
+                backup.metadata.deletion_timestamp.is_some().then_some(key)
+            }
+            watcher::Event::Delete(backup) => {
+                let key = Key::of(&backup);
+                self.0.remove(&key);
+                Some(key)
+            }
+            watcher::Event::Init => {
+                self.0.clear();
+                None
+            }
+            watcher::Event::InitDone => None,
+        }
+    }
+
+    /// The oldest whose turn it is. It stays until [`Waiting::done`].
+    fn next(&self) -> Option<Key> {
+        self.0
+            .iter()
+            .find(|(_, turn)| **turn == Turn::Now)
+            .map(|(key, _)| key.clone())
+    }
+
+    fn done(&mut self, key: &Key, outcome: Outcome) {
+        match outcome {
+            Outcome::Settled => {
+                self.0.remove(key);
+            }
+            Outcome::Postponed => {
+                if let Some(turn) = self.0.get_mut(key) {
+                    *turn = Turn::Later;
+                }
+            }
+        }
+    }
+
+    fn postponed(&self) -> bool {
+        self.0.values().any(|turn| *turn == Turn::Later)
+    }
+
+    fn recall(&mut self) {
+        self.0.values_mut().for_each(|turn| *turn = Turn::Now);
+    }
+}
+
+/// What handling one takes.
+struct Desk {
+    client: kube::Client,
+    namespace: String,
+    node: String,
+    member: Arc<EtcdMember>,
+}
+
+impl Desk {
+    fn backups(&self) -> Api<EtcdBackup> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    async fn handle(&self, key: Key, stop: CancellationToken) -> Outcome {
+        let backups = self.backups();
+        // As it is now: what the watch said may be older than what this agent itself has written.
+        let mut report = match Report::read(&backups, &key.name).await {
+            Ok(Some(report)) => report,
+            Ok(None) => return Outcome::Settled,
+            Err(error) => {
+                tracing::warn!(backup = %key.name, %error, "cannot be read; trying again");
+                return Outcome::Postponed;
+            }
+        };
+        if !Report::ours(&report.backup, &self.node) || report.backup.metadata.uid.as_ref() != Some(&key.uid)
+        {
+            return Outcome::Settled;
+        }
+        let end = if report.status().started_at.is_some() {
+            self.interrupted(&report, &key).await
+        } else {
+            match report.claim().await {
+                Ok(Written::Yes) => {}
+                Ok(Written::Conflict) => return Outcome::Postponed,
+                Ok(Written::Gone) => return Outcome::Settled,
+                Err(error) => {
+                    tracing::warn!(backup = %key.name, %error, "cannot be begun; trying again");
+                    return Outcome::Postponed;
+                }
+            }
+            self.attempt(&mut report, &key, &stop).await
+        };
+        match &end {
+            Ok(artifact) => tracing::info!(backup = %key.name, uri = %artifact.uri, "stored"),
+            Err(error) => tracing::warn!(backup = %key.name, reason = error.reason(), %error, "failed"),
+        }
+        self.tell_store(&report.backup.spec.store_ref.name, &end).await;
+        report.finish(&end, &stop).await;
+        Outcome::Settled
+    }
+
+    async fn attempt(
+        &self,
+        report: &mut Report,
+        key: &Key,
+        stop: &CancellationToken,
+    ) -> Result<Artifact, TakeError> {
+        let spec = report.backup.spec.clone();
+        let store = Store::open(&self.client, &self.namespace, &spec.store_ref.name).await?;
+        let request = Request {
+            name: key.name.clone(),
+            uid: key.uid.clone(),
+            node: self.node.clone(),
+            kubernetes_version: within(self.client.apiserver_version())
+                .await
+                .ok()
+                .map(|v| v.git_version),
+            deadline: Duration::from_secs(spec.deadline_seconds.into()),
+        };
+        let (began, begun) = tokio::sync::oneshot::channel::<Arc<AtomicU64>>();
+        let take = take(&self.member, &store, &request, stop, |snapshot| {
+            // Nobody listens any more only if the attempt has ended.
+            let _ = began.send(snapshot.streamed());
+        });
+        let progress = async {
+            if let Ok(streamed) = begun.await {
+                loop {
+                    tokio::time::sleep(PROGRESS).await;
+                    report.progress(streamed.load(Ordering::Relaxed)).await;
+                }
+            }
+            std::future::pending::<Infallible>().await
+        };
+        tokio::select! {
+            end = take => end,
+            never = progress => match never {},
+        }
+    }
+
+    /// An attempt of an agent that is no more. If it came as far as its manifest, it is a backup.
+    async fn interrupted(&self, report: &Report, key: &Key) -> Result<Artifact, TakeError> {
+        let look = async {
+            let store =
+                Store::open(&self.client, &self.namespace, &report.backup.spec.store_ref.name).await?;
+            let place = store.key(&key.name, &key.uid);
+            let manifest = store.manifest(&place).await?;
+            if manifest.is_none() {
+                store.discard(&place.snapshot).await;
+            }
+            Ok::<_, StoreError>(manifest.map(|manifest| artifact(&store, &manifest)))
+        };
+        match tokio::time::timeout(LOOK, look).await {
+            Ok(Ok(Some(artifact))) => Ok(artifact),
+            Ok(Ok(None) | Err(_)) | Err(_) => Err(TakeError::Interrupted(
+                "the agent that took it ended before it was stored",
+            )),
+        }
+    }
+
+    /// How the store fared, if it had a part in the end.
+    async fn tell_store(&self, store: &str, end: &Result<Artifact, TakeError>) {
+        let outcome = match end {
+            Ok(_) => Ok(()),
+            Err(TakeError::Store(e)) if e.of_the_store() => Err(e),
+            Err(_) => return,
+        };
+        if let Err(error) = publish_availability(&self.client, &self.namespace, store, outcome).await {
+            tracing::warn!(%store, %error, "its availability could not be written");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

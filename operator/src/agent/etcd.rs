@@ -1,0 +1,549 @@
+//! The etcd member on this node.
+//!
+//! | | |
+//! | --- | --- |
+//! | comes in | the member's static-pod manifest, its client certificates, its answers |
+//! | goes out | [`EtcdStatus`] for the node's status; a [`Snapshot`] for a backup |
+//! | may touch | those files, read-only; the one endpoint of this one member |
+//!
+//! Every call has a deadline: an etcd that hangs never hangs the agent.
+
+mod host;
+mod snapshot;
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use etcd_client::{
+    AlarmAction, AlarmType, Certificate, Client, ConnectOptions, GetOptions, Identity, StatusResponse,
+    TlsOptions,
+};
+use lockkeeper_crds::{self as crds, EtcdStatus, Tristate};
+
+pub use snapshot::{Origin, Snapshot, SnapshotError, TrailerCheck};
+
+use host::{Stamp, Target};
+
+/// For one answer. A healthy member answers in milliseconds; one that takes longer has lost its leader, its
+/// disk or its processor (an election takes 1 s by default), and a status that waits helps nobody.
+const ANSWER: Duration = Duration::from_millis(2500);
+
+/// For the TCP and TLS handshake, on the same machine.
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// For the files. Even a disk may hang.
+const FILES: Duration = Duration::from_secs(2);
+
+/// Until a snapshot's first message is on its way: etcd commits its pending writes before.
+const SNAPSHOT_BEGINS: Duration = Duration::from_secs(20);
+
+/// HashKV walks over all keys.
+const HASH: Duration = Duration::from_secs(60);
+
+/// As `etcdctl endpoint health` reads it. It need not exist.
+const HEALTH_KEY: &str = "health";
+
+/// Why the local member could not be asked, or what it answered.
+#[derive(Debug, thiserror::Error)]
+pub enum EtcdError {
+    /// External etcd: not this node's business.
+    #[error("there is no etcd manifest at {path}: this node runs no member")]
+    NoMember {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// The manifest exists and is of no use.
+    #[error("the etcd manifest {path} {problem}")]
+    Manifest {
+        /// On this machine.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A file cannot be read.
+    #[error("{path} cannot be read: {source}")]
+    File {
+        /// On this machine.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// None of the known client certificates exists.
+    #[error("there is no client certificate for etcd: neither {} exists with its key", list(.looked_for))]
+    NoCertificate {
+        /// On this machine.
+        looked_for: Vec<PathBuf>,
+    },
+    /// The endpoint or the certificates are unusable.
+    #[error("no connection to etcd at {endpoint} can be prepared: {problem}")]
+    Client {
+        /// The member's.
+        endpoint: String,
+        /// What the client says.
+        problem: String,
+    },
+    /// No answer.
+    #[error("etcd did not {doing} within {} s", limit.as_secs_f32())]
+    TimedOut {
+        /// What was asked.
+        doing: &'static str,
+        /// How long it was waited for.
+        limit: Duration,
+    },
+    /// It answered with an error, or could not be reached.
+    #[error("etcd could not {doing}: {problem}")]
+    Failed {
+        /// What was asked.
+        doing: &'static str,
+        /// One line.
+        problem: String,
+    },
+    /// What it streamed is no snapshot.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    let paths: Vec<_> = paths.iter().map(|p| p.display().to_string()).collect();
+    paths.join(" nor ")
+}
+
+impl EtcdError {
+    fn asked(doing: &'static str, e: &etcd_client::Error) -> Self {
+        Self::Failed {
+            doing,
+            problem: explain(e),
+        }
+    }
+}
+
+/// The hash of all keys up to a revision. Two members agree if hash *and* compact revision are equal
+/// (facts.md section 3.8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HashKv {
+    /// Of keys and values.
+    pub hash: u32,
+    /// Up to which it was made.
+    pub revision: i64,
+    /// From which it was made.
+    pub compact_revision: i64,
+}
+
+/// The etcd member on this node, as seen from its host.
+///
+/// # Guarantees
+/// * Every method returns within its deadlines, whatever etcd does.
+/// * Changes of the manifest and of the certificates are followed at the next call.
+pub struct EtcdMember {
+    root: PathBuf,
+    address: Option<String>,
+    cached: Mutex<Cached>,
+}
+
+impl std::fmt::Debug for EtcdMember {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EtcdMember")
+            .field("root", &self.root)
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct Cached {
+    target: Option<(Stamp, Target)>,
+    client: Option<(Credentials, Client)>,
+}
+
+/// Of what a client was made. Another one, another client.
+#[derive(Clone, PartialEq, Eq)]
+struct Credentials {
+    target: Target,
+    files: Vec<(PathBuf, Option<Stamp>)>,
+}
+
+impl EtcdMember {
+    /// The member whose manifest lies in `<root>/etc/kubernetes/manifests/etcd.yaml`. `root` is `/` where the
+    /// host's paths are mounted at their own places. Reads nothing yet.
+    ///
+    /// `address` (`host:port`, or a URL) is asked instead of the endpoint that the manifest names.
+    #[must_use]
+    pub fn from_host(root: &Path, address: Option<&str>) -> Self {
+        Self {
+            root: root.to_owned(),
+            address: address.map(str::to_owned),
+            cached: Mutex::default(),
+        }
+    }
+
+    /// Asks the member how it and its cluster are. None when there is no etcd manifest on this node: the
+    /// cluster's etcd is external, or the member was taken away.
+    ///
+    /// `healthy` is `True` if a linearizable read through this member succeeded just now, `False` if the member
+    /// was asked and did not, `Unknown` if it could not be asked (its manifest or its certificates are at
+    /// fault). Takes 10 s at most.
+    pub async fn observe(&self) -> Option<EtcdStatus> {
+        let client = match self.client().await {
+            Ok(client) => client,
+            Err(EtcdError::NoMember { .. }) => return None,
+            Err(e) => {
+                return Some(EtcdStatus {
+                    message: e.to_string(),
+                    ..EtcdStatus::default()
+                });
+            }
+        };
+        // First, and on the same connection: what the member list says afterwards is at least this new. The
+        // client knows no linearizable member list.
+        let read = linearizable_read(&client).await;
+        let mut seen = match &read {
+            Ok(_) => EtcdStatus {
+                healthy: Tristate::True,
+                ..EtcdStatus::default()
+            },
+            Err(e) => EtcdStatus {
+                healthy: Tristate::False,
+                message: e.to_string(),
+                ..EtcdStatus::default()
+            },
+        };
+        if read.is_err() {
+            self.forget();
+        }
+        let (status, alarms, members) = tokio::join!(status(&client), alarms(&client), members(&client));
+        for failed in [
+            status.as_ref().err(),
+            alarms.as_ref().err(),
+            members.as_ref().err(),
+        ]
+        .into_iter()
+        .flatten()
+        {
+            tracing::debug!(error = %failed, "etcd answered in part");
+            if seen.message.is_empty() {
+                seen.message = failed.to_string();
+            }
+        }
+        // Without a quorum alarms cannot be listed, but each member's status names those that it knows.
+        seen.alarms =
+            alarms.unwrap_or_else(|_| status.as_ref().map(|s| s.errors().to_vec()).unwrap_or_default());
+        seen.members = members.unwrap_or_default();
+        if let Ok(status) = status {
+            fill(&mut seen, &status);
+        }
+        Some(seen)
+    }
+
+    /// Begins to stream a snapshot of this member, after a linearizable read through it.
+    ///
+    /// On a connection of its own, so that a slow reader of it does not hold up [`EtcdMember::observe`].
+    ///
+    /// # Errors
+    /// When the member is absent, cannot be asked, or cannot read linearizably: what it holds may then be old.
+    pub async fn snapshot(&self) -> Result<Snapshot, EtcdError> {
+        let (target, files) = self.target().await?;
+        let client = connect(&target, &files).await?;
+        let revision = linearizable_read(&client).await?;
+        let status = status(&client).await?;
+        let header = status.header();
+        let origin = Origin {
+            revision,
+            cluster_id: id(header.map(etcd_client::ResponseHeader::cluster_id)),
+            member_id: id(header.map(etcd_client::ResponseHeader::member_id)),
+            etcd_version: status.version().to_owned(),
+            storage_version: Some(status.storage_version().to_owned()).filter(|v| !v.is_empty()),
+        };
+        let mut maintenance = client.maintenance_client();
+        let stream = within(SNAPSHOT_BEGINS, "begin a snapshot", maintenance.snapshot()).await?;
+        Ok(Snapshot::new(origin, stream))
+    }
+
+    /// The hash of all keys up to `revision` (0: the newest). etcd walks over all of them: not for every
+    /// minute.
+    ///
+    /// # Errors
+    /// When the member is absent, cannot be asked, or has compacted that revision away.
+    pub async fn hash_kv(&self, revision: i64) -> Result<HashKv, EtcdError> {
+        let client = self.client().await?;
+        let mut maintenance = client.maintenance_client();
+        let answer = within(HASH, "hash its keys", maintenance.hash_kv(revision)).await?;
+        Ok(HashKv {
+            hash: answer.hash(),
+            revision: answer.hash_revision(),
+            compact_revision: answer.compact_version(),
+        })
+    }
+
+    /// A client made of what lies on the disk now.
+    async fn client(&self) -> Result<Client, EtcdError> {
+        let (target, files) = self.target().await?;
+        let credentials = credentials(&target, &files).await?;
+        if let Some((made_of, client)) = &self.cached().client
+            && *made_of == credentials
+        {
+            return Ok(client.clone());
+        }
+        let client = connect(&target, &files).await?;
+        self.cached().client = Some((credentials, client.clone()));
+        Ok(client)
+    }
+
+    fn forget(&self) {
+        self.cached().client = None;
+    }
+
+    fn cached(&self) -> std::sync::MutexGuard<'_, Cached> {
+        // What lies inside is replaced as a whole: a panic elsewhere cannot leave it half done.
+        self.cached
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Where and with what to ask, from the manifest as it is now.
+    async fn target(&self) -> Result<(Target, Vec<PathBuf>), EtcdError> {
+        let path = host::manifest_path(&self.root);
+        let stamp = file(&path, Stamp::of(&path))
+            .await?
+            .ok_or_else(|| EtcdError::NoMember { path: path.clone() })?;
+        let known = self.cached().target.clone().filter(|(of, _)| *of == stamp);
+        let target = match known {
+            Some((_, target)) => target,
+            None => {
+                let text = file(&path, tokio::fs::read_to_string(&path)).await?;
+                let target = host::target(&text, &self.root, self.address.as_deref())?;
+                self.cached().target = Some((stamp, target.clone()));
+                target
+            }
+        };
+        let files = match &target.files {
+            None => Vec::new(),
+            Some(tls) => {
+                let mut files = vec![tls.ca.clone()];
+                files.extend(pair(tls).await?);
+                files
+            }
+        };
+        Ok((target, files))
+    }
+}
+
+/// The first pair of which both files exist.
+async fn pair(tls: &host::TlsFiles) -> Result<[PathBuf; 2], EtcdError> {
+    for (certificate, key) in &tls.pairs {
+        let certificate_there = file(certificate, Stamp::of(certificate)).await?.is_some();
+        if certificate_there && file(key, Stamp::of(key)).await?.is_some() {
+            return Ok([certificate.clone(), key.clone()]);
+        }
+    }
+    Err(EtcdError::NoCertificate {
+        looked_for: tls
+            .pairs
+            .iter()
+            .map(|(certificate, _)| certificate.clone())
+            .collect(),
+    })
+}
+
+async fn credentials(target: &Target, files: &[PathBuf]) -> Result<Credentials, EtcdError> {
+    let mut stamps = Vec::with_capacity(files.len());
+    for path in files {
+        stamps.push((path.clone(), file(path, Stamp::of(path)).await?));
+    }
+    Ok(Credentials {
+        target: target.clone(),
+        files: stamps,
+    })
+}
+
+async fn connect(target: &Target, files: &[PathBuf]) -> Result<Client, EtcdError> {
+    let mut options = ConnectOptions::new().with_connect_timeout(CONNECT);
+    if let [ca, certificate, key] = files {
+        let ca = file(ca, tokio::fs::read(ca)).await?;
+        let certificate = file(certificate, tokio::fs::read(certificate)).await?;
+        let key = file(key, tokio::fs::read(key)).await?;
+        let tls = TlsOptions::new()
+            .ca_certificate(Certificate::from_pem(ca))
+            .identity(Identity::from_pem(certificate, key));
+        options = options.with_tls(tls);
+    }
+    let connecting = Client::connect([target.endpoint.as_str()], Some(options));
+    let fail = |problem: String| EtcdError::Client {
+        endpoint: target.endpoint.clone(),
+        problem,
+    };
+    match tokio::time::timeout(CONNECT, connecting).await {
+        Ok(client) => client.map_err(|e| fail(explain(&e))),
+        Err(_) => Err(fail(format!("not done within {} s", CONNECT.as_secs()))),
+    }
+}
+
+async fn file<T>(path: &Path, work: impl Future<Output = std::io::Result<T>>) -> Result<T, EtcdError> {
+    let fail = |source| EtcdError::File {
+        path: path.to_owned(),
+        source,
+    };
+    match tokio::time::timeout(FILES, work).await {
+        Ok(done) => done.map_err(fail),
+        Err(_) => Err(fail(std::io::ErrorKind::TimedOut.into())),
+    }
+}
+
+async fn within<T>(
+    limit: Duration,
+    doing: &'static str,
+    call: impl Future<Output = Result<T, etcd_client::Error>>,
+) -> Result<T, EtcdError> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(answer) => answer.map_err(|e| EtcdError::asked(doing, &e)),
+        Err(_) => Err(EtcdError::TimedOut { doing, limit }),
+    }
+}
+
+/// The revision that a linearizable read through this member saw.
+async fn linearizable_read(client: &Client) -> Result<i64, EtcdError> {
+    let doing = "read linearizably";
+    let mut kv = client.kv_client();
+    let get = kv.get(HEALTH_KEY, Some(GetOptions::new().with_keys_only()));
+    match tokio::time::timeout(ANSWER, get).await {
+        Ok(Ok(answer)) => Ok(answer.header().map_or(0, etcd_client::ResponseHeader::revision)),
+        Ok(Err(e)) => Err(EtcdError::asked(doing, &e)),
+        Err(_) => Err(EtcdError::TimedOut { doing, limit: ANSWER }),
+    }
+}
+
+async fn status(client: &Client) -> Result<StatusResponse, EtcdError> {
+    within(ANSWER, "tell its status", client.maintenance_client().status()).await
+}
+
+async fn alarms(client: &Client) -> Result<Vec<String>, EtcdError> {
+    let mut maintenance = client.maintenance_client();
+    let listed = maintenance.alarm(AlarmAction::Get, AlarmType::None, None);
+    let answer = within(ANSWER, "list its alarms", listed).await?;
+    let alarms = answer.alarms().iter().filter_map(|alarm| {
+        let kind = match alarm.alarm() {
+            AlarmType::None => return None,
+            AlarmType::Nospace => "NOSPACE",
+            AlarmType::Corrupt => "CORRUPT",
+        };
+        Some(format!("{kind} on {:x}", alarm.member_id()))
+    });
+    Ok(alarms.collect())
+}
+
+async fn members(client: &Client) -> Result<Vec<crds::EtcdMember>, EtcdError> {
+    let mut cluster = client.cluster_client();
+    let answer = within(ANSWER, "list its members", cluster.member_list()).await?;
+    let mut members: Vec<_> = answer
+        .members()
+        .iter()
+        .map(|member| crds::EtcdMember {
+            id: format!("{:x}", member.id()),
+            name: member.name().to_owned(),
+            learner: member.is_learner(),
+        })
+        .collect();
+    // etcd's order may change from answer to answer, and a changed status is written.
+    members.sort_by(|a, b| a.id.cmp(&b.id));
+    Ok(members)
+}
+
+fn fill(seen: &mut EtcdStatus, status: &StatusResponse) {
+    let signed = |number: u64| i64::try_from(number).ok();
+    if let Some(header) = status.header() {
+        seen.cluster_id = Some(format!("{:x}", header.cluster_id()));
+        seen.member_id = Some(format!("{:x}", header.member_id()));
+    }
+    seen.version = Some(status.version().to_owned()).filter(|v| !v.is_empty());
+    // 0: it knows none.
+    seen.leader_id = Some(status.leader())
+        .filter(|id| *id != 0)
+        .map(|id| format!("{id:x}"));
+    seen.raft_term = signed(status.raft_term());
+    seen.raft_index = signed(status.raft_index());
+    seen.raft_applied_index = signed(status.raft_applied_index());
+    seen.db_size_bytes = Some(status.db_size());
+}
+
+fn id(number: Option<u64>) -> String {
+    number.map(|id| format!("{id:x}")).unwrap_or_default()
+}
+
+/// One line: what the server said, or the deepest reason why it said nothing.
+fn explain(e: &etcd_client::Error) -> String {
+    let (text, mut reason) = match e {
+        etcd_client::Error::GRpcStatus(status) => {
+            (status.message().to_owned(), std::error::Error::source(status))
+        }
+        etcd_client::Error::TransportError(e) => (e.to_string(), std::error::Error::source(e)),
+        other => (other.to_string(), None),
+    };
+    while let Some(deeper) = reason.and_then(std::error::Error::source) {
+        reason = Some(deeper);
+    }
+    match reason.map(ToString::to_string) {
+        Some(reason) if !text.contains(&reason) => format!("{text} ({reason})"),
+        _ => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_node_without_an_etcd_manifest_has_no_member() {
+        let root = tempfile::tempdir().unwrap();
+        let member = EtcdMember::from_host(root.path(), None);
+        assert_eq!(member.observe().await, None);
+        let error = member.snapshot().await.unwrap_err();
+        assert!(matches!(error, EtcdError::NoMember { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_asked_is_unknown_and_says_why() {
+        let root = tempfile::tempdir().unwrap();
+        let path = host::manifest_path(root.path());
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let member = EtcdMember::from_host(root.path(), None);
+
+        std::fs::write(&path, "no: pod").unwrap();
+        let seen = member.observe().await.unwrap();
+        assert_eq!(seen.healthy, Tristate::Unknown);
+        assert!(seen.message.contains("has no container"), "{}", seen.message);
+
+        let pod = "spec: {containers: [{name: etcd, command: [etcd, --cert-file=/etc/kubernetes/pki/etcd/server.crt]}]}";
+        std::fs::write(&path, pod).unwrap();
+        let seen = member.observe().await.unwrap();
+        assert_eq!(seen.healthy, Tristate::Unknown);
+        assert!(
+            seen.message.contains("healthcheck-client.crt"),
+            "{}",
+            seen.message
+        );
+    }
+
+    #[tokio::test]
+    async fn a_member_that_refuses_or_hangs_is_unhealthy_within_its_deadline() {
+        let root = tempfile::tempdir().unwrap();
+        let path = host::manifest_path(root.path());
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, "spec: {containers: [{name: etcd}]}").unwrap();
+        // Accepts, because the kernel does, and never answers.
+        let deaf = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let deaf_at = deaf.local_addr().unwrap().to_string();
+        let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let gone_at = gone.local_addr().unwrap().to_string();
+        drop(gone);
+        for (address, says) in [(deaf_at, "within 2.5 s"), (gone_at, "refused")] {
+            let began = std::time::Instant::now();
+            let seen = EtcdMember::from_host(root.path(), Some(&address))
+                .observe()
+                .await
+                .unwrap();
+            assert_eq!(seen.healthy, Tristate::False);
+            assert!(seen.message.contains(says), "{}", seen.message);
+            assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+        }
+    }
+}

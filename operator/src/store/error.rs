@@ -1,0 +1,528 @@
+//! What goes wrong with a store, as sentences that name the store, the field of its spec, and the way out.
+//!
+//! The client's errors are not kept as sources: their text holds the server's whole answer, and S3 quotes the
+//! access key and the signed string in it. What is kept is the status, S3's error code and, where there was no
+//! answer, the operating system's reason.
+
+use std::time::Duration;
+
+use object_store::client::{HttpError, HttpErrorKind};
+
+/// A store that could not do what was asked of it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("EtcdBackupStore {store}: {failure}")]
+pub struct StoreError {
+    store: String,
+    failure: Failure,
+}
+
+impl StoreError {
+    pub(super) fn new(store: &str, failure: Failure) -> Self {
+        Self {
+            store: store.to_owned(),
+            failure,
+        }
+    }
+
+    /// What went wrong.
+    #[must_use]
+    pub fn failure(&self) -> &Failure {
+        &self.failure
+    }
+
+    /// Short and stable, for a condition's reason and a metric's label.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        self.failure.reason()
+    }
+}
+
+impl StoreError {
+    /// True when it says something about the store, not about the API or about one backup in it.
+    #[must_use]
+    pub fn of_the_store(&self) -> bool {
+        !matches!(
+            self.failure,
+            Failure::Api { .. } | Failure::ManifestTaken { .. } | Failure::ManifestInvalid { .. }
+        )
+    }
+}
+
+/// What can go wrong with a store. `detail` never holds a credential.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)] // Each sentence says what its fields are.
+pub enum Failure {
+    #[error("does not exist in namespace {namespace}: create it, or name another one")]
+    Missing { namespace: String },
+    #[error(
+        "Secret {secret} {problem}: it must hold AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and spec.s3.credentialsSecret must name it"
+    )]
+    Secret { secret: String, problem: String },
+    #[error("the {what} could not be read from the API: {detail}")]
+    Api { what: &'static str, detail: String },
+    #[error("{field} {problem}")]
+    Spec { field: &'static str, problem: String },
+    #[error("bucket {bucket} does not exist at {endpoint}: create it, or correct spec.s3.bucket ({detail})")]
+    NoSuchBucket {
+        bucket: String,
+        endpoint: String,
+        detail: String,
+    },
+    #[error("{endpoint} cannot be reached to {doing}: bring it back, or correct spec.s3.endpoint ({detail})")]
+    Unreachable {
+        endpoint: String,
+        doing: &'static str,
+        detail: String,
+    },
+    #[error(
+        "{endpoint} did not answer in time to {doing}: see how it fares, or correct spec.s3.endpoint ({detail})"
+    )]
+    TimedOut {
+        endpoint: String,
+        doing: &'static str,
+        detail: String,
+    },
+    #[error(
+        "{endpoint} does not accept the credentials: correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in Secret {secret} ({detail})"
+    )]
+    BadCredentials {
+        endpoint: String,
+        secret: String,
+        detail: String,
+    },
+    #[error(
+        "the credentials in Secret {secret} may not {doing} in bucket {bucket}: allow s3:PutObject, s3:GetObject, s3:DeleteObject, s3:ListBucket and s3:AbortMultipartUpload, or correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY ({detail})"
+    )]
+    Forbidden {
+        bucket: String,
+        secret: String,
+        doing: &'static str,
+        detail: String,
+    },
+    #[error(
+        "the clocks of this node and of {endpoint} differ by more than it accepts: set the wrong one by NTP ({detail})"
+    )]
+    ClockSkew { endpoint: String, detail: String },
+    #[error(
+        "bucket {bucket} is not in region {region}: correct spec.s3.region, or spec.s3.endpoint ({detail})"
+    )]
+    WrongRegion {
+        bucket: String,
+        region: String,
+        detail: String,
+    },
+    #[error("{endpoint} has no room left for bucket {bucket}: make room, or raise its quota ({detail})")]
+    Full {
+        bucket: String,
+        endpoint: String,
+        detail: String,
+    },
+    #[error("{endpoint} failed to {doing}: see its own log ({detail})")]
+    ServerError {
+        endpoint: String,
+        doing: &'static str,
+        detail: String,
+    },
+    #[error("{endpoint} refused to {doing} ({detail})")]
+    Refused {
+        endpoint: String,
+        doing: &'static str,
+        detail: String,
+    },
+    #[error(
+        "{endpoint} does not honour conditional puts (If-None-Match), without which a half backup cannot be told from a whole one: use a server that does ({detail})"
+    )]
+    ConditionalPut { endpoint: String, detail: String },
+    #[error(
+        "what was read back from {location} is not what was written: {detail}; the store or the way to it damages data"
+    )]
+    ReadBack { location: String, detail: String },
+    #[error("there is a manifest already at {location}, written by somebody else: nothing was overwritten")]
+    ManifestTaken { location: String },
+    #[error("the manifest at {location} cannot be understood: {detail}")]
+    ManifestInvalid { location: String, detail: String },
+}
+
+impl Failure {
+    /// Short and stable.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Missing { .. } => "StoreNotFound",
+            Self::Secret { .. } => "SecretInvalid",
+            Self::Api { .. } => "ApiUnavailable",
+            Self::Spec { .. } => "SpecInvalid",
+            Self::NoSuchBucket { .. } => "NoSuchBucket",
+            Self::Unreachable { .. } => "Unreachable",
+            Self::TimedOut { .. } => "TimedOut",
+            Self::BadCredentials { .. } => "BadCredentials",
+            Self::Forbidden { .. } => "Forbidden",
+            Self::ClockSkew { .. } => "ClockSkew",
+            Self::WrongRegion { .. } => "WrongRegion",
+            Self::Full { .. } => "Full",
+            Self::ServerError { .. } => "ServerError",
+            Self::Refused { .. } => "Refused",
+            Self::ConditionalPut { .. } => "ConditionalPutIgnored",
+            Self::ReadBack { .. } => "ReadBackMismatch",
+            Self::ManifestTaken { .. } => "ManifestTaken",
+            Self::ManifestInvalid { .. } => "ManifestInvalid",
+        }
+    }
+
+    /// True when the same request may well succeed a moment later.
+    pub(super) fn passing(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable { .. } | Self::TimedOut { .. } | Self::ServerError { .. }
+        )
+    }
+}
+
+/// An upload that did not become a backup. Nothing of it is left in the store unless a log line says so.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError<E: std::error::Error + 'static> {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What was to be stored could not be read, or did not prove itself.
+    #[error(transparent)]
+    Source(E),
+    /// The caller cancelled it.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// What an error says about where it happened.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) store: String,
+    pub(super) bucket: String,
+    pub(super) endpoint: String,
+    pub(super) region: String,
+    pub(super) secret: String,
+}
+
+impl Place {
+    pub(super) fn timed_out(&self, doing: &'static str, limit: Duration) -> StoreError {
+        self.because(Failure::TimedOut {
+            endpoint: self.endpoint.clone(),
+            doing,
+            detail: format!("no answer within {} s", limit.as_secs()),
+        })
+    }
+
+    pub(super) fn because(&self, failure: Failure) -> StoreError {
+        StoreError::new(&self.store, failure)
+    }
+
+    /// Says what `e`, met while `doing`, means.
+    pub(super) fn error(&self, doing: &'static str, e: &object_store::Error) -> StoreError {
+        self.because(self.classify(doing, e))
+    }
+
+    fn classify(&self, doing: &'static str, e: &object_store::Error) -> Failure {
+        let Place {
+            bucket,
+            endpoint,
+            region,
+            secret,
+            ..
+        } = self;
+        let (bucket, endpoint, secret) = (bucket.clone(), endpoint.clone(), secret.clone());
+        let answer = Answer::of(e);
+        let detail = answer.detail.clone();
+        match (answer.code.as_deref().unwrap_or_default(), answer.status) {
+            ("NoSuchBucket", _) => Failure::NoSuchBucket {
+                bucket,
+                endpoint,
+                detail,
+            },
+            ("RequestTimeTooSkewed", _) => Failure::ClockSkew { endpoint, detail },
+            (
+                "SignatureDoesNotMatch"
+                | "InvalidAccessKeyId"
+                | "InvalidSecurity"
+                | "InvalidToken"
+                | "ExpiredToken"
+                | "InvalidClientTokenId"
+                | "NotSignedUp",
+                _,
+            )
+            | (_, Some(401)) => Failure::BadCredentials {
+                endpoint,
+                secret,
+                detail,
+            },
+            (
+                "PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException",
+                _,
+            )
+            | (_, Some(301 | 307)) => Failure::WrongRegion {
+                bucket,
+                region: region.clone(),
+                detail,
+            },
+            ("QuotaExceeded" | "XMinioStorageFull" | "InsufficientStorage", _) | (_, Some(507)) => {
+                Failure::Full {
+                    bucket,
+                    endpoint,
+                    detail,
+                }
+            }
+            (_, Some(403)) => Failure::Forbidden {
+                bucket,
+                secret,
+                doing,
+                detail,
+            },
+            (_, Some(501)) => Failure::Refused {
+                endpoint,
+                doing,
+                detail,
+            },
+            (_, Some(429 | 500..=599)) => Failure::ServerError {
+                endpoint,
+                doing,
+                detail,
+            },
+            (_, Some(_)) => Failure::Refused {
+                endpoint,
+                doing,
+                detail,
+            },
+            (_, None) => match answer.transport {
+                Some(HttpErrorKind::Timeout) => Failure::TimedOut {
+                    endpoint,
+                    doing,
+                    detail,
+                },
+                Some(_) => Failure::Unreachable {
+                    endpoint,
+                    doing,
+                    detail,
+                },
+                None => Failure::Refused {
+                    endpoint,
+                    doing,
+                    detail,
+                },
+            },
+        }
+    }
+}
+
+/// What is known of a failed request.
+struct Answer {
+    status: Option<u16>,
+    code: Option<String>,
+    transport: Option<HttpErrorKind>,
+    detail: String,
+}
+
+impl Answer {
+    fn of(e: &object_store::Error) -> Self {
+        let text = chain(e);
+        if let Some(http) = find::<HttpError>(e) {
+            return Self {
+                status: None,
+                code: None,
+                transport: Some(http.kind()),
+                // The deepest one is the operating system's; those above repeat the URL.
+                detail: deepest(http),
+            };
+        }
+        // The client's own type for a bad answer is private; its text is not.
+        let status = between(&text, "status code: ", " ")
+            .and_then(|s| s.parse().ok())
+            .or(match e {
+                object_store::Error::NotFound { .. } => Some(404),
+                object_store::Error::PermissionDenied { .. } => Some(403),
+                object_store::Error::Unauthenticated { .. } => Some(401),
+                object_store::Error::AlreadyExists { .. } => Some(409),
+                object_store::Error::Precondition { .. } => Some(412),
+                object_store::Error::NotImplemented { .. } => Some(501),
+                _ if text.contains("redirect without LOCATION") => Some(301),
+                _ => None,
+            });
+        let code = between(&text, "<Code>", "</Code>")
+            .filter(|c| c.len() <= 64 && c.chars().all(|c| c.is_ascii_alphanumeric() || c == '.'))
+            .map(str::to_owned);
+        let detail = match (status, &code) {
+            (Some(status), Some(code)) => format!("HTTP {status}, {code}"),
+            (Some(status), None) => format!("HTTP {status}"),
+            (None, Some(code)) => code.clone(),
+            (None, None) => "the answer made no sense".to_owned(),
+        };
+        Self {
+            status,
+            code,
+            transport: None,
+            detail,
+        }
+    }
+}
+
+fn between<'a>(text: &'a str, from: &str, to: &str) -> Option<&'a str> {
+    text.split_once(from)?.1.split_once(to).map(|(found, _)| found)
+}
+
+/// An error and its sources, each said once.
+pub(super) fn chain(e: &dyn std::error::Error) -> String {
+    let mut text = e.to_string();
+    let mut next = e.source();
+    while let Some(e) = next {
+        let more = e.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        next = e.source();
+    }
+    text
+}
+
+fn deepest(e: &dyn std::error::Error) -> String {
+    let mut deepest = e;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    deepest.to_string()
+}
+
+fn find<'a, E: std::error::Error + 'static>(e: &'a (dyn std::error::Error + 'static)) -> Option<&'a E> {
+    let mut next = Some(e);
+    while let Some(e) = next {
+        if let Some(found) = e.downcast_ref::<E>() {
+            return Some(found);
+        }
+        next = e.source();
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use axum::Router;
+    use axum::http::{Method, StatusCode};
+    use lockkeeper_crds::EtcdBackupStoreSpec;
+
+    use crate::store::Store;
+    use crate::store::connect::tests::{credentials, s3};
+
+    /// A server that answers every request alike, in S3's words, quoting the credentials as S3 does.
+    async fn server(status: u16, code: &'static str) -> String {
+        let answer = move |_: Method| async move {
+            let body = format!(
+                "<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>m</Message>\
+                 <AWSAccessKeyId>AKIAIDENTIFIER</AWSAccessKeyId><StringToSign>VERYSECRET</StringToSign></Error>"
+            );
+            (StatusCode::from_u16(status).unwrap(), body)
+        };
+        serve(Router::new().fallback(answer)).await
+    }
+
+    async fn serve(router: Router) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        format!("http://{address}")
+    }
+
+    fn store(endpoint: &str) -> Store {
+        let spec = EtcdBackupStoreSpec { s3: s3(endpoint) };
+        Store::from_spec("main", &spec, &credentials()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn each_answer_names_the_way_out_and_no_credential() {
+        for (status, code, reason, says) in [
+            (404, "NoSuchBucket", "NoSuchBucket", "correct spec.s3.bucket"),
+            (
+                403,
+                "SignatureDoesNotMatch",
+                "BadCredentials",
+                "AWS_SECRET_ACCESS_KEY in Secret s3-key",
+            ),
+            (403, "InvalidAccessKeyId", "BadCredentials", "AWS_ACCESS_KEY_ID"),
+            (401, "Unauthorized", "BadCredentials", "Secret s3-key"),
+            (
+                403,
+                "AccessDenied",
+                "Forbidden",
+                "may not write a probe in bucket backups",
+            ),
+            (403, "RequestTimeTooSkewed", "ClockSkew", "NTP"),
+            (301, "PermanentRedirect", "WrongRegion", "correct spec.s3.region"),
+            (400, "AuthorizationHeaderMalformed", "WrongRegion", "us-east-1"),
+            (507, "XMinioStorageFull", "Full", "make room"),
+            (403, "QuotaExceeded", "Full", "quota"),
+            (
+                500,
+                "InternalError",
+                "ServerError",
+                "see its own log (HTTP 500, InternalError)",
+            ),
+            (503, "SlowDown", "ServerError", "HTTP 503"),
+            (400, "<script>", "Refused", "(HTTP 400)"),
+            (404, "Whatever", "Refused", "HTTP 404"),
+        ] {
+            let error = store(&server(status, code).await).probe().await.unwrap_err();
+            let text = error.to_string();
+            assert_eq!(error.reason(), reason, "{status} {code}: {text}");
+            assert!(text.contains(says), "{status} {code}: {text}");
+            assert!(text.starts_with("EtcdBackupStore main: "), "{text}");
+            let all = format!("{text} {error:?}");
+            assert!(!all.contains("AKIA") && !all.contains("VERYSECRET"), "{all}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_away_or_deaf_is_told_apart_within_the_probes_limit() {
+        let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let gone_at = format!("http://{}", gone.local_addr().unwrap());
+        drop(gone);
+        let deaf = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let deaf_at = format!("http://{}", deaf.local_addr().unwrap());
+        let nowhere = "http://host.invalid:9000".to_owned();
+        for (endpoint, reason, says) in [
+            (gone_at, "Unreachable", "Connection refused"),
+            (nowhere, "Unreachable", "spec.s3.endpoint"),
+            (deaf_at, "TimedOut", "did not answer in time to write a probe"),
+        ] {
+            let began = std::time::Instant::now();
+            let error = store(&endpoint).probe().await.unwrap_err();
+            assert_eq!(error.reason(), reason, "{error}");
+            assert!(error.to_string().contains(says), "{error}");
+            assert!(
+                began.elapsed().as_secs() < 18,
+                "{endpoint}: {:?}",
+                began.elapsed()
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_ignores_the_condition_is_found_out() {
+        let held = Arc::new(Mutex::new(axum::body::Bytes::new()));
+        let careless = move |method: Method, body: axum::body::Bytes| async move {
+            let mut held = held.lock().unwrap();
+            if method == Method::PUT {
+                *held = body;
+            }
+            (
+                [
+                    ("etag", "\"1\""),
+                    ("last-modified", "Tue, 01 Jul 2025 00:00:00 GMT"),
+                ],
+                held.clone(),
+            )
+        };
+        let error = store(&serve(Router::new().fallback(careless)).await)
+            .probe()
+            .await
+            .unwrap_err();
+        assert_eq!(error.reason(), "ConditionalPutIgnored", "{error}");
+        assert!(error.to_string().contains("If-None-Match"), "{error}");
+    }
+}

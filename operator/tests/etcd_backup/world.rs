@@ -1,0 +1,267 @@
+//! A real etcd and a real S3 server, on loopback, gone when dropped.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use etcd_client::{Client, Txn, TxnOp};
+use lockkeeper::agent::etcd::EtcdMember;
+use lockkeeper::store::{Credentials, Store};
+use lockkeeper_crds::{EtcdBackupStoreSpec, LocalReference, S3};
+use tempfile::TempDir;
+
+pub(crate) const BUCKET: &str = "backups";
+pub(crate) const SECRET_NAME: &str = "s3-key";
+
+/// The directory that holds `etcd`, `etcdutl` and `versitygw`; none, and the reason printed, if nobody named it.
+pub(crate) fn binaries() -> Option<PathBuf> {
+    let Some(directory) = std::env::var_os("LOCKKEEPER_TEST_BIN") else {
+        eprintln!("skipped: LOCKKEEPER_TEST_BIN names no directory that holds etcd, etcdutl and versitygw");
+        return None;
+    };
+    let directory = PathBuf::from(directory);
+    for name in ["etcd", "etcdutl", "versitygw"] {
+        assert!(
+            directory.join(name).is_file(),
+            "{} holds no {name}",
+            directory.display()
+        );
+    }
+    Some(directory)
+}
+
+/// A process that is killed when dropped.
+pub(crate) struct Process(Child);
+
+impl Process {
+    fn start(command: &mut Command) -> Self {
+        Self(
+            command
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap(),
+        )
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+pub(crate) async fn listening(port: u16) {
+    let began = Instant::now();
+    while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+        assert!(
+            began.elapsed() < Duration::from_secs(30),
+            "nothing listens on port {port}"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// A member, and a host's root with its manifest.
+pub(crate) struct Etcd {
+    pub(crate) process: Process,
+    pub(crate) endpoint: String,
+    pub(crate) root: TempDir,
+    /// Removed when dropped.
+    _data: TempDir,
+}
+
+impl Etcd {
+    pub(crate) async fn start(bin: &Path) -> Self {
+        Self::start_with(bin, "http", &[]).await
+    }
+
+    pub(crate) async fn start_with(bin: &Path, scheme: &str, more: &[String]) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let (client, peer) = (free_port(), free_port());
+        let endpoint = format!("{scheme}://127.0.0.1:{client}");
+        let peer = format!("http://127.0.0.1:{peer}");
+        let process = Process::start(
+            Command::new(bin.join("etcd"))
+                .arg("--data-dir")
+                .arg(data.path())
+                .args(["--name", "one", "--initial-cluster", &format!("one={peer}")])
+                .args([
+                    "--listen-client-urls",
+                    &endpoint,
+                    "--advertise-client-urls",
+                    &endpoint,
+                ])
+                .args([
+                    "--listen-peer-urls",
+                    &peer,
+                    "--initial-advertise-peer-urls",
+                    &peer,
+                ])
+                // The bench fills a gigabyte.
+                .args(["--quota-backend-bytes", "8589934592", "--log-level", "error"])
+                .args(more),
+        );
+        listening(client).await;
+        let root = tempfile::tempdir().unwrap();
+        let mut flags = vec![format!("--listen-client-urls={endpoint}")];
+        if scheme == "https" {
+            flags.push("--cert-file=/etc/kubernetes/pki/etcd/server.crt".to_owned());
+            flags.push("--trusted-ca-file=/etc/kubernetes/pki/etcd/ca.crt".to_owned());
+        }
+        write_manifest(root.path(), &flags);
+        Self {
+            process,
+            endpoint,
+            root,
+            _data: data,
+        }
+    }
+
+    pub(crate) fn member(&self) -> Arc<EtcdMember> {
+        Arc::new(EtcdMember::from_host(self.root.path(), None))
+    }
+
+    /// `keys` keys of `size` bytes that do not compress.
+    pub(crate) async fn fill(&self, keys: usize, size: usize) {
+        let mut client = Client::connect([&self.endpoint], None).await.unwrap();
+        let mut noise = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut value = move || -> Vec<u8> {
+            (0..size.div_ceil(8))
+                .flat_map(|_| {
+                    noise ^= noise << 13;
+                    noise ^= noise >> 7;
+                    noise ^= noise << 17;
+                    noise.to_le_bytes()
+                })
+                .collect()
+        };
+        let per_call = (1_000_000 / size).clamp(1, 100);
+        let mut key = 0;
+        while key < keys {
+            let last = (key + per_call).min(keys);
+            let puts: Vec<_> = (key..last)
+                .map(|k| TxnOp::put(format!("/registry/{k:08}"), value(), None))
+                .collect();
+            client.txn(Txn::new().and_then(puts)).await.unwrap();
+            key = last;
+        }
+    }
+}
+
+pub(crate) fn write_manifest(root: &Path, flags: &[String]) {
+    let manifests = root.join("etc/kubernetes/manifests");
+    std::fs::create_dir_all(&manifests).unwrap();
+    let flags: String = flags.iter().map(|flag| format!("    - {flag}\n")).collect();
+    let pod = format!("spec:\n  containers:\n  - name: etcd\n    command:\n    - etcd\n{flags}");
+    std::fs::write(manifests.join("etcd.yaml"), pod).unwrap();
+}
+
+/// An S3 server with one bucket, whose objects are files.
+pub(crate) struct ObjectServer {
+    pub(crate) process: Option<Process>,
+    pub(crate) root: TempDir,
+    bin: PathBuf,
+    port: u16,
+}
+
+impl ObjectServer {
+    pub(crate) async fn start(bin: &Path) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join(BUCKET)).unwrap();
+        let mut server = Self {
+            process: None,
+            root,
+            bin: bin.to_owned(),
+            port: free_port(),
+        };
+        server.up().await;
+        server
+    }
+
+    pub(crate) async fn up(&mut self) {
+        self.process = Some(Process::start(
+            Command::new(self.bin.join("versitygw"))
+                .args(["--quiet", "--port", &format!("127.0.0.1:{}", self.port)])
+                .args(["--access", "identifier", "--secret", "secret-key", "posix"])
+                .arg(self.root.path()),
+        ));
+        listening(self.port).await;
+    }
+
+    pub(crate) fn down(&mut self) {
+        self.process = None;
+    }
+
+    pub(crate) fn spec(&self) -> EtcdBackupStoreSpec {
+        EtcdBackupStoreSpec {
+            s3: S3 {
+                bucket: BUCKET.to_owned(),
+                prefix: "clusters/one".to_owned(),
+                endpoint: Some(format!("http://127.0.0.1:{}", self.port)),
+                region: "us-east-1".to_owned(),
+                virtual_hosted_style: false,
+                credentials_secret: LocalReference {
+                    name: SECRET_NAME.to_owned(),
+                },
+            },
+        }
+    }
+
+    pub(crate) fn credentials() -> Credentials {
+        Credentials {
+            access_key_id: "identifier".to_owned(),
+            secret_access_key: "secret-key".to_owned(),
+        }
+    }
+
+    pub(crate) fn store(&self) -> Store {
+        Store::from_spec("main", &self.spec(), &Self::credentials()).unwrap()
+    }
+
+    /// Every object, as the server's own directory has it.
+    pub(crate) fn objects(&self) -> Vec<String> {
+        self.files(|path| !path.contains(".sgwtmp"))
+    }
+
+    /// Every part of an unfinished upload.
+    pub(crate) fn parts(&self) -> Vec<String> {
+        self.files(|path| path.contains("multipart"))
+    }
+
+    fn files(&self, wanted: impl Fn(&str) -> bool) -> Vec<String> {
+        let bucket = self.root.path().join(BUCKET);
+        let mut found = vec![];
+        let mut directories = vec![bucket.clone()];
+        while let Some(directory) = directories.pop() {
+            for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if path.is_dir() {
+                    directories.push(path);
+                } else {
+                    let path = path.strip_prefix(&bucket).unwrap().display().to_string();
+                    found.extend(wanted(&path).then_some(path));
+                }
+            }
+        }
+        found.sort();
+        found
+    }
+}
