@@ -1,3 +1,4 @@
 //! placeholder
 
+pub mod gates;
 pub mod leader;
