@@ -61,6 +61,11 @@ impl Endpoints {
         Self::new(Some(address), None)
     }
 
+    /// Changes which server is tried before all others: an agent learns its own node's from the manifest.
+    pub fn prefer(&self, first: Option<Address>) {
+        self.lock().first = first;
+    }
+
     /// Replaces what was learned. Existing connections stay: a server that vanished from the list
     /// ends them itself, and one that is missing by mistake must not cost a running watch.
     pub fn learn(&self, addresses: impl IntoIterator<Item = Address>) {
@@ -216,6 +221,8 @@ mod tests {
         );
         endpoints.learn([a("n3:6443")]);
         assert_eq!(texts(&endpoints.all()), ["n2:6443", "n3:6443", "svc:443"]);
+        endpoints.prefer(Some(a("n3:6443")));
+        assert_eq!(texts(&endpoints.all()), ["n3:6443", "svc:443"]);
     }
 
     #[test]

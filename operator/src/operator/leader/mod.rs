@@ -123,10 +123,16 @@ pub struct Candidate {
 /// `{replica}`, and a word that no other process shares.
 #[must_use]
 pub fn identity(replica: &str) -> Identity {
-    // RandomState is seeded by the system's randomness, once a process.
+    Identity::new(replica, random_word())
+}
+
+/// 16 hexadecimal digits that nobody else has.
+#[must_use]
+pub fn random_word() -> String {
+    // RandomState is seeded from the system's randomness.
     let mut hasher = std::hash::RandomState::new().build_hasher();
     hasher.write_u32(std::process::id());
-    Identity::new(replica, format!("{:016x}", hasher.finish()))
+    format!("{:016x}", hasher.finish())
 }
 
 impl Candidate {
