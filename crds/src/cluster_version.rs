@@ -386,9 +386,28 @@ pub struct Rollout {
     /// The last preflight number given out.
     #[serde(default)]
     pub preflight_id: i64,
-    /// The kubelet-visible order of nodes, fixed at the start.
+    /// When it was given out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preflight_at: Option<Time>,
+    /// Nodes in the order in which they are changed, fixed at the start.
     #[serde(default)]
     pub order: Vec<String>,
+    /// The one ticket that may be out. Written here before it is issued, so that whoever leads next
+    /// knows of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_hand: Option<InHand>,
+}
+
+/// The one ticket that may be out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InHand {
+    /// The node.
+    pub node: String,
+    /// The ticket's number on that node.
+    pub number: i64,
+    /// True when it brings the target, false when it brings the source back.
+    pub forward: bool,
 }
 
 /// Where a rollout stands.

@@ -72,12 +72,25 @@ pub struct Ticket {
     pub ready_seconds: u32,
     /// Seconds from ready until it is confirmed, or it is undone.
     pub confirm_seconds: u32,
+    /// What the agent does with a ready step that nobody confirms in time.
+    #[serde(default)]
+    pub unconfirmed: Unconfirmed,
     /// What the operator says of it by now.
     #[serde(default)]
     pub verdict: Verdict,
     /// Why it was withdrawn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// What becomes of a step that is ready and that nobody confirms in time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Unconfirmed {
+    /// Put the old manifests back: the new version has not been proven.
+    #[default]
+    Undo,
+    /// Keep it: it is the way back, and what it leads to was running before.
+    Keep,
 }
 
 /// The operator's word on a ticket.

@@ -10,6 +10,8 @@
 
 pub mod agent;
 pub mod api;
+pub mod cli;
 pub mod operator;
+pub mod shutdown;
 pub mod store;
 pub mod telemetry;

@@ -1,0 +1,271 @@
+//! Which API servers there are, in which order to try them, and what is remembered of each.
+//!
+//! What comes in: addresses, failures. What goes out: an order. May touch: nothing (the clock is an argument).
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Address;
+
+/// How long an address that failed is tried after the others. Long enough that a run of requests does
+/// not pay for a dead server each time (1 s a try), short enough that a server which was swapped
+/// (some 5 s) is in use again soon after.
+pub const FAILURE_MEMORY: Duration = Duration::from_secs(10);
+
+/// The API servers, in order of preference; shared and updated while in use.
+///
+/// The order: an agent's own node first, then those learned from `ControlPlaneNode.status.address`,
+/// last the service or load balancer that the process was configured with. Those that failed within
+/// [`FAILURE_MEMORY`] come after all others, the longest ago first: none is ever left out.
+#[derive(Clone, Debug, Default)]
+pub struct Endpoints {
+    table: Arc<Mutex<Table>>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    first: Option<Address>,
+    learned: Vec<Address>,
+    last: Option<Address>,
+    memory: HashMap<Address, Memory>,
+}
+
+#[derive(Debug, Default)]
+struct Memory {
+    failure: Option<(Instant, String)>,
+    /// Cancelled to close every connection to this address; the next connection brings a new one.
+    links: CancellationToken,
+}
+
+impl Endpoints {
+    /// `first` is tried before and `last` after what is learned later.
+    #[must_use]
+    pub fn new(first: Option<Address>, last: Option<Address>) -> Self {
+        Self {
+            table: Arc::new(Mutex::new(Table {
+                first,
+                last,
+                ..Table::default()
+            })),
+        }
+    }
+
+    /// Exactly one server, for a client that must not fall back on another.
+    #[must_use]
+    pub fn only(address: Address) -> Self {
+        Self::new(Some(address), None)
+    }
+
+    /// Changes which server is tried before all others: an agent learns its own node's from the manifest.
+    pub fn prefer(&self, first: Option<Address>) {
+        self.lock().first = first;
+    }
+
+    /// Replaces what was learned. Existing connections stay: a server that vanished from the list
+    /// ends them itself, and one that is missing by mistake must not cost a running watch.
+    pub fn learn(&self, addresses: impl IntoIterator<Item = Address>) {
+        let mut table = self.lock();
+        table.learned.clear();
+        for address in addresses {
+            if !table.learned.contains(&address) {
+                table.learned.push(address);
+            }
+        }
+        let known = table.all();
+        table.memory.retain(|address, _| known.contains(address));
+    }
+
+    /// Every address, in order of preference.
+    #[must_use]
+    pub fn all(&self) -> Vec<Address> {
+        self.lock().all()
+    }
+
+    /// Every address, in the order to try now.
+    #[must_use]
+    pub fn order(&self, now: Instant) -> Vec<Address> {
+        let table = self.lock();
+        let mut order = table.all();
+        // Stable: equals keep their preference.
+        order.sort_by_key(|address| {
+            table
+                .memory
+                .get(address)
+                .and_then(|memory| memory.failure.as_ref())
+                .map(|(at, _)| *at)
+                .filter(|at| now.saturating_duration_since(*at) < FAILURE_MEMORY)
+        });
+        order
+    }
+
+    /// Remembers that a server failed: others are dialled before it for a while.
+    pub fn failed(&self, address: &Address, now: Instant, why: impl Into<String>) {
+        self.lock().memory.entry(address.clone()).or_default().failure = Some((now, why.into()));
+    }
+
+    /// Forgets a failure.
+    pub fn answered(&self, address: &Address) {
+        if let Some(memory) = self.lock().memory.get_mut(address) {
+            memory.failure = None;
+        }
+    }
+
+    /// Remembers a failure and closes every connection to that server, watches too: one that does not
+    /// answer a request will not send the events of a watch either, and says so to nobody.
+    pub fn give_up(&self, address: &Address, now: Instant, why: impl Into<String>) {
+        let mut table = self.lock();
+        let memory = table.memory.entry(address.clone()).or_default();
+        memory.failure = Some((now, why.into()));
+        memory.links.cancel();
+    }
+
+    /// As [`Self::give_up`], for the connections that were made along with this one: many requests that
+    /// time out together must not close the connections of their successors.
+    pub(super) fn give_up_link(&self, link: &Link, now: Instant, why: impl Into<String>) {
+        self.failed(&link.address, now, why);
+        link.token.cancel();
+    }
+
+    /// What a new connection to the address carries with it.
+    pub(super) fn link(&self, address: &Address) -> Link {
+        let mut table = self.lock();
+        let memory = table.memory.entry(address.clone()).or_default();
+        if memory.links.is_cancelled() {
+            memory.links = CancellationToken::new();
+        }
+        Link {
+            address: address.clone(),
+            token: memory.links.clone(),
+        }
+    }
+
+    /// One line for an error message: every address and its last failure.
+    #[must_use]
+    pub fn describe(&self, now: Instant) -> String {
+        let table = self.lock();
+        let mut text = String::new();
+        for address in table.all() {
+            if !text.is_empty() {
+                text.push_str(", ");
+            }
+            text.push_str(address.as_str());
+            if let Some((at, why)) = table.memory.get(&address).and_then(|m| m.failure.as_ref()) {
+                let ago = now.saturating_duration_since(*at).as_secs();
+                // Writing to a String cannot fail.
+                let _ = write!(text, " (failed {ago} s ago: {why})");
+            }
+        }
+        if text.is_empty() {
+            text.push_str("no known API server");
+        }
+        text
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        // Every critical section leaves the table whole, so a panic in another thread spoils nothing.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn all(&self) -> Vec<Address> {
+        let mut all: Vec<Address> = Vec::with_capacity(self.learned.len() + 2);
+        for address in self.first.iter().chain(&self.learned) {
+            if !all.contains(address) && Some(address) != self.last.as_ref() {
+                all.push(address.clone());
+            }
+        }
+        all.extend(self.last.clone());
+        all
+    }
+}
+
+/// Ties a connection to its server, so that it can be closed from outside.
+#[derive(Clone, Debug)]
+pub(super) struct Link {
+    pub(super) address: Address,
+    pub(super) token: CancellationToken,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn a(text: &str) -> Address {
+        text.parse().unwrap()
+    }
+
+    fn texts(order: &[Address]) -> Vec<&str> {
+        order.iter().map(Address::as_str).collect()
+    }
+
+    #[test]
+    fn own_node_first_then_the_learned_then_the_service() {
+        let endpoints = Endpoints::new(Some(a("n2:6443")), Some(a("svc:443")));
+        assert_eq!(texts(&endpoints.all()), ["n2:6443", "svc:443"]);
+        endpoints.learn([
+            a("n1:6443"),
+            a("n2:6443"),
+            a("n3:6443"),
+            a("svc:443"),
+            a("n1:6443"),
+        ]);
+        assert_eq!(
+            texts(&endpoints.all()),
+            ["n2:6443", "n1:6443", "n3:6443", "svc:443"]
+        );
+        endpoints.learn([a("n3:6443")]);
+        assert_eq!(texts(&endpoints.all()), ["n2:6443", "n3:6443", "svc:443"]);
+        endpoints.prefer(Some(a("n3:6443")));
+        assert_eq!(texts(&endpoints.all()), ["n3:6443", "svc:443"]);
+    }
+
+    #[test]
+    fn recently_failed_ones_are_tried_last_and_never_left_out() {
+        let now = Instant::now();
+        let endpoints = Endpoints::new(None, Some(a("svc:443")));
+        endpoints.learn([a("n1:1"), a("n2:1"), a("n3:1")]);
+        endpoints.failed(&a("n2:1"), now, "refused");
+        endpoints.failed(&a("n1:1"), now + Duration::from_secs(1), "refused");
+        let later = now + Duration::from_secs(2);
+        assert_eq!(
+            texts(&endpoints.order(later)),
+            ["n3:1", "svc:443", "n2:1", "n1:1"]
+        );
+        assert_eq!(
+            endpoints.describe(later),
+            "n1:1 (failed 1 s ago: refused), n2:1 (failed 2 s ago: refused), n3:1, svc:443"
+        );
+        // The memory fades, the earlier failure first.
+        let later = now + FAILURE_MEMORY;
+        assert_eq!(
+            texts(&endpoints.order(later)),
+            ["n2:1", "n3:1", "svc:443", "n1:1"]
+        );
+        endpoints.answered(&a("n1:1"));
+        assert_eq!(
+            texts(&endpoints.order(later)),
+            ["n1:1", "n2:1", "n3:1", "svc:443"]
+        );
+    }
+
+    #[test]
+    fn giving_up_closes_the_connections_of_that_server_once() {
+        let now = Instant::now();
+        let endpoints = Endpoints::only(a("n1:1"));
+        let old = endpoints.link(&a("n1:1"));
+        endpoints.give_up_link(&old, now, "silent");
+        assert!(old.token.is_cancelled());
+        let new = endpoints.link(&a("n1:1"));
+        endpoints.give_up_link(&old, now, "silent");
+        assert!(
+            !new.token.is_cancelled(),
+            "a late timeout closed a newer connection"
+        );
+    }
+}
