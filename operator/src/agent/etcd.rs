@@ -8,6 +8,7 @@
 //!
 //! Every call has a deadline: an etcd that hangs never hangs the agent.
 
+mod error;
 mod host;
 mod snapshot;
 
@@ -21,8 +22,10 @@ use etcd_client::{
 };
 use lockkeeper_crds::{self as crds, EtcdStatus, Tristate};
 
+pub use error::EtcdError;
 pub use snapshot::{Origin, Snapshot, SnapshotError, TrailerCheck};
 
+use error::explain;
 use host::{Stamp, Target};
 
 /// For one answer. A healthy member answers in milliseconds; one that takes longer has lost its leader, its
@@ -43,80 +46,6 @@ const HASH: Duration = Duration::from_secs(60);
 
 /// As `etcdctl endpoint health` reads it. It need not exist.
 const HEALTH_KEY: &str = "health";
-
-/// Why the local member could not be asked, or what it answered.
-#[derive(Debug, thiserror::Error)]
-pub enum EtcdError {
-    /// External etcd: not this node's business.
-    #[error("there is no etcd manifest at {path}: this node runs no member")]
-    NoMember {
-        /// Where it was looked for.
-        path: PathBuf,
-    },
-    /// The manifest exists and is of no use.
-    #[error("the etcd manifest {path} {problem}")]
-    Manifest {
-        /// On this machine.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// A file cannot be read.
-    #[error("{path} cannot be read: {source}")]
-    File {
-        /// On this machine.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// None of the known client certificates exists.
-    #[error("there is no client certificate for etcd: neither {} exists with its key", list(.looked_for))]
-    NoCertificate {
-        /// On this machine.
-        looked_for: Vec<PathBuf>,
-    },
-    /// The endpoint or the certificates are unusable.
-    #[error("no connection to etcd at {endpoint} can be prepared: {problem}")]
-    Client {
-        /// The member's.
-        endpoint: String,
-        /// What the client says.
-        problem: String,
-    },
-    /// No answer.
-    #[error("etcd did not {doing} within {} s", limit.as_secs_f32())]
-    TimedOut {
-        /// What was asked.
-        doing: &'static str,
-        /// How long it was waited for.
-        limit: Duration,
-    },
-    /// It answered with an error, or could not be reached.
-    #[error("etcd could not {doing}: {problem}")]
-    Failed {
-        /// What was asked.
-        doing: &'static str,
-        /// One line.
-        problem: String,
-    },
-    /// What it streamed is no snapshot.
-    #[error(transparent)]
-    Snapshot(#[from] SnapshotError),
-}
-
-fn list(paths: &[PathBuf]) -> String {
-    let paths: Vec<_> = paths.iter().map(|p| p.display().to_string()).collect();
-    paths.join(" nor ")
-}
-
-impl EtcdError {
-    fn asked(doing: &'static str, e: &etcd_client::Error) -> Self {
-        Self::Failed {
-            doing,
-            problem: explain(e),
-        }
-    }
-}
 
 /// The hash of all keys up to a revision. Two members agree if hash *and* compact revision are equal
 /// (facts.md section 3.8).
@@ -467,24 +396,6 @@ fn fill(seen: &mut EtcdStatus, status: &StatusResponse) {
 
 fn id(number: Option<u64>) -> String {
     number.map(|id| format!("{id:x}")).unwrap_or_default()
-}
-
-/// One line: what the server said, or the deepest reason why it said nothing.
-fn explain(e: &etcd_client::Error) -> String {
-    let (text, mut reason) = match e {
-        etcd_client::Error::GRpcStatus(status) => {
-            (status.message().to_owned(), std::error::Error::source(status))
-        }
-        etcd_client::Error::TransportError(e) => (e.to_string(), std::error::Error::source(e)),
-        other => (other.to_string(), None),
-    };
-    while let Some(deeper) = reason.and_then(std::error::Error::source) {
-        reason = Some(deeper);
-    }
-    match reason.map(ToString::to_string) {
-        Some(reason) if !text.contains(&reason) => format!("{text} ({reason})"),
-        _ => text,
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! From a source into the store in one pass: multipart upload, read back, manifest.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -81,7 +81,9 @@ impl Store {
             let location = self.uri(&key.manifest);
             return Err(self.failure(Failure::ManifestTaken { location }).into());
         }
+        let began = Instant::now();
         let fingerprint = self.upload(&key.snapshot, source, cancel).await?;
+        let uploaded = began.elapsed();
         let proven = tokio::select! {
             proven = self.read_back(&key.snapshot, &fingerprint) => proven.map_err(UploadError::Store),
             () = cancel.cancelled() => Err(UploadError::Cancelled),
@@ -102,6 +104,13 @@ impl Store {
             }
             return Err(e.into());
         }
+        tracing::info!(
+            uri = %self.uri(&key.snapshot),
+            bytes = fingerprint.size,
+            upload_seconds = uploaded.as_secs_f32(),
+            read_back_seconds = (began.elapsed() - uploaded).as_secs_f32(),
+            "stored",
+        );
         Ok(manifest)
     }
 

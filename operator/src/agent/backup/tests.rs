@@ -1,1 +1,99 @@
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::runtime::watcher::Event;
+use lockkeeper_crds::{EtcdBackupSpec, EtcdBackupStatus, LocalReference};
 
+use super::*;
+
+const NODE: &str = "cp-1";
+
+fn backup(name: &str, created: i64, status: EtcdBackupStatus) -> EtcdBackup {
+    let spec = EtcdBackupSpec {
+        store_ref: LocalReference {
+            name: "main".to_owned(),
+        },
+        deadline_seconds: 60,
+    };
+    let mut backup = EtcdBackup::new(name, spec);
+    backup.metadata.uid = Some(format!("{name}-uid"));
+    backup.metadata.creation_timestamp = Some(Time(Timestamp::from_second(created).unwrap()));
+    backup.status = Some(status);
+    backup
+}
+
+fn assigned(node: &str) -> EtcdBackupStatus {
+    EtcdBackupStatus {
+        node: Some(node.to_owned()),
+        ..EtcdBackupStatus::default()
+    }
+}
+
+fn completed() -> EtcdBackupStatus {
+    EtcdBackupStatus {
+        completed_at: Some(Time(Timestamp::UNIX_EPOCH)),
+        ..assigned(NODE)
+    }
+}
+
+fn next(waiting: &Waiting) -> Option<String> {
+    waiting.next().map(|key| key.name)
+}
+
+#[test]
+fn only_what_this_node_was_given_and_has_no_end_is_taken_the_oldest_first() {
+    let mut waiting = Waiting::default();
+    for (name, created, status) in [
+        ("younger", 2, assigned(NODE)),
+        ("older", 1, assigned(NODE)),
+        ("elsewhere", 0, assigned("cp-2")),
+        ("unassigned", 0, EtcdBackupStatus::default()),
+        ("done", 0, completed()),
+    ] {
+        waiting.see(Event::Apply(backup(name, created, status)), NODE);
+    }
+    assert_eq!(next(&waiting).as_deref(), Some("older"));
+    waiting.see(Event::Apply(backup("older", 1, completed())), NODE);
+    assert_eq!(next(&waiting).as_deref(), Some("younger"));
+    waiting.see(Event::Delete(backup("younger", 2, assigned(NODE))), NODE);
+    assert_eq!(next(&waiting), None);
+}
+
+#[test]
+fn what_is_being_deleted_is_reported_and_not_taken() {
+    let mut waiting = Waiting::default();
+    let mut leaving = backup("leaving", 1, assigned(NODE));
+    assert_eq!(waiting.see(Event::Apply(leaving.clone()), NODE), None);
+    leaving.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+    let gone = waiting.see(Event::Apply(leaving), NODE).unwrap();
+    assert_eq!(gone.name, "leaving");
+    assert_eq!(next(&waiting), None);
+}
+
+#[test]
+fn one_that_could_not_be_begun_lets_the_others_pass_and_comes_back() {
+    let mut waiting = Waiting::default();
+    for (name, created) in [("first", 1), ("second", 2)] {
+        waiting.see(Event::Apply(backup(name, created, assigned(NODE))), NODE);
+    }
+    let first = waiting.next().unwrap();
+    waiting.done(&first, Outcome::Postponed);
+    assert_eq!(next(&waiting).as_deref(), Some("second"));
+    // Its own events do not make it come back any sooner.
+    waiting.see(Event::Apply(backup("first", 1, assigned(NODE))), NODE);
+    assert_eq!(next(&waiting).as_deref(), Some("second"));
+    let second = waiting.next().unwrap();
+    waiting.done(&second, Outcome::Settled);
+    assert!(waiting.postponed());
+    waiting.recall();
+    assert_eq!(next(&waiting).as_deref(), Some("first"));
+}
+
+#[test]
+fn a_new_list_replaces_what_was_known() {
+    let mut waiting = Waiting::default();
+    waiting.see(Event::Apply(backup("gone meanwhile", 1, assigned(NODE))), NODE);
+    waiting.see(Event::Init, NODE);
+    waiting.see(Event::InitApply(backup("there", 2, assigned(NODE))), NODE);
+    waiting.see(Event::InitDone, NODE);
+    assert_eq!(next(&waiting).as_deref(), Some("there"));
+}
