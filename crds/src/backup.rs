@@ -65,7 +65,7 @@ pub struct S3 {
     #[serde(default)]
     pub virtual_hosted_style: bool,
     /// A Secret in the same namespace with `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`. The chart's
-    /// value `store.secretName` must name it too, or Lockkeeper may not read it.
+    /// value `store.secretNames` must name it too, or Lockkeeper may not read it.
     pub credentials_secret: LocalReference,
 }
 

@@ -49,8 +49,11 @@ pub struct ControlPlaneNodeSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PreflightRequest {
-    /// Rises with every request.
+    /// Rises with every request of a rollout.
     pub id: i64,
+    /// The rollout that asks. A request is known by both.
+    #[serde(default)]
+    pub rollout: String,
     /// The version whose images are looked for, pulled, and rehearsed.
     pub target: String,
     /// The store that must be reachable and writable from here.
@@ -257,6 +260,9 @@ pub struct CertificateStatus {
 pub struct PreflightReport {
     /// The request's.
     pub id: i64,
+    /// The request's.
+    #[serde(default)]
+    pub rollout: String,
     /// False while checks are still being made.
     pub done: bool,
     /// A verdict a check.

@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
+use crate::agent::{self, AgentConfig};
 use crate::operator::{self, OperatorConfig};
 use crate::telemetry::LogFormat;
+use crate::view::{self, StatusArgs};
 
 /// Upgrades the control plane of a self-managed Kubernetes cluster, one gate at a time, and brings it back
 /// when a gate does not pass.
@@ -15,6 +17,8 @@ use crate::telemetry::LogFormat;
 #[command(name = "lockkeeper", version, max_term_width = 110)]
 #[command(after_help = "\
 Examples:
+  Follow an upgrade to its end:
+    lockkeeper status --watch
   In the cluster, as the chart runs them:
     lockkeeper operator
     lockkeeper agent
@@ -52,6 +56,8 @@ Examples:
 Examples:
   lockkeeper agent --node-name cp-1")]
     Agent(AgentArgs),
+    /// Shows where an upgrade stands.
+    Status(StatusArgs),
     /// Prints the version.
     Version,
 }
@@ -77,9 +83,9 @@ pub struct OperatorArgs {
 /// Of `lockkeeper agent`.
 #[derive(Debug, Args)]
 pub struct AgentArgs {
-    /// The node's name as the API knows it; also the name of its `ControlPlaneNode`.
-    #[arg(long, env = "NODE_NAME", value_parser = label)]
-    pub node_name: String,
+    /// What it may touch.
+    #[command(flatten)]
+    pub config: AgentConfig,
     /// Where /metrics, /healthz and /readyz are served. The agent is on the node's own network: by default
     /// only the node itself can ask.
     #[arg(long, default_value = "127.0.0.1:9465", env = "METRICS_ADDRESS")]
@@ -101,11 +107,11 @@ fn label(text: &str) -> Result<String, String> {
 }
 
 impl Cli {
-    /// Does what the command says, until it is done or `shutdown`.
+    /// Does what the command says, until it is done or `shutdown`. Returns the exit code.
     ///
     /// # Errors
     /// A sentence for a person.
-    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<u8> {
         match self.command {
             Command::Operator(args) => {
                 operator::run(
@@ -120,14 +126,15 @@ impl Cli {
                 .await?;
             }
             Command::Agent(args) => {
-                anyhow::bail!("this build has no agent for node {}", args.node_name);
+                agent::serve(args.config, args.metrics_address, shutdown).await?;
             }
+            Command::Status(args) => return Ok(view::run(args, shutdown).await?),
             Command::Version => {
                 use std::io::Write as _;
                 writeln!(std::io::stdout(), "lockkeeper v{}", env!("CARGO_PKG_VERSION"))?;
             }
         }
-        Ok(())
+        Ok(0)
     }
 }
 

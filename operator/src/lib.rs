@@ -6,6 +6,7 @@
 //! | [`agent`] | makes its own node match the intent | this host, its etcd member, its own object |
 //! | [`store`] | backups in an object store | the object store |
 //! | [`api`] | a Kubernetes client that outlives any one API server | API servers |
+//! | [`view`] | an upgrade on the screen | the API, reading only |
 //! | [`telemetry`] | logs, metrics, health endpoints, events | its own port |
 
 pub mod agent;
@@ -15,3 +16,4 @@ pub mod operator;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;
+pub mod view;

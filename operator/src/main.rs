@@ -1,4 +1,4 @@
-//! `lockkeeper operator`, `lockkeeper agent`, `lockkeeper version`.
+//! `lockkeeper operator`, `lockkeeper agent`, `lockkeeper status`, `lockkeeper version`.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use lockkeeper::{shutdown, telemetry};
 
 fn main() -> ExitCode {
     match run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             if tracing::dispatcher::has_been_set() {
                 tracing::error!("{error:#}");
@@ -22,7 +22,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> anyhow::Result<()> {
+fn run() -> anyhow::Result<u8> {
     let cli = Cli::parse();
     telemetry::logs::init(cli.log_format, std::env::var("LOCKKEEPER_LOG").ok().as_deref())?;
     rustls::crypto::ring::default_provider()

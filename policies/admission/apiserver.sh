@@ -54,14 +54,17 @@ try_start() {
   local client peer
   client=$(free_port) peer=$(free_port) APISERVER_PORT=$(free_port)
   rm -rf "$APISERVER_DIR/etcd"
+  # Where util-linux has it: the servers end with this shell also when it is killed and its trap cannot run.
+  local leash=(env)
+  ! command -v setpriv >/dev/null || leash=(setpriv --pdeathsig KILL)
   # --unsafe-no-fsync: a test's data is worth nothing, its time is.
-  "$ETCD" --name t --data-dir "$APISERVER_DIR/etcd" --unsafe-no-fsync \
+  "${leash[@]}" "$ETCD" --name t --data-dir "$APISERVER_DIR/etcd" --unsafe-no-fsync \
     --listen-client-urls "http://127.0.0.1:$client" --advertise-client-urls "http://127.0.0.1:$client" \
     --listen-peer-urls "http://127.0.0.1:$peer" --initial-advertise-peer-urls "http://127.0.0.1:$peer" \
     --initial-cluster "t=http://127.0.0.1:$peer" >"$APISERVER_DIR/etcd.log" 2>&1 </dev/null &
   APISERVER_PIDS+=($!)
   # DefaultTolerationSeconds and ServiceAccount off: no controllers run here that would make what they look for.
-  "$KUBE_APISERVER" --etcd-servers "http://127.0.0.1:$client" --cert-dir "$APISERVER_DIR/certs" \
+  "${leash[@]}" "$KUBE_APISERVER" --etcd-servers "http://127.0.0.1:$client" --cert-dir "$APISERVER_DIR/certs" \
     --bind-address 127.0.0.1 --secure-port "$APISERVER_PORT" --advertise-address 127.0.0.1 \
     --endpoint-reconciler-type none --service-cluster-ip-range 10.96.0.0/16 \
     --service-account-issuer https://kubernetes.default.svc --service-account-signing-key-file "$APISERVER_DIR/sa.key" \

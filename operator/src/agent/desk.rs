@@ -20,7 +20,8 @@ pub(crate) struct Desk {
 }
 
 struct Round {
-    id: i64,
+    /// What it answers; none for a round that must be made again.
+    asked: Option<PreflightRequest>,
     cancel: CancellationToken,
     task: Option<JoinHandle<()>>,
 }
@@ -55,16 +56,18 @@ impl Desk {
             if busy && !over {
                 round.cancel.cancel();
                 // Not done, so it begins again when the ticket has ended.
-                round.id = i64::MIN;
+                round.asked = None;
                 return;
             }
-            if round.id == request.id {
+            if round.asked.as_ref() == Some(request) {
                 return;
             }
-        } else if let Some(done) = known.filter(|report| report.id == request.id && report.done) {
+        } else if let Some(done) =
+            known.filter(|report| report.id == request.id && report.rollout == request.rollout && report.done)
+        {
             self.report.send_replace(Some(done.clone()));
             self.round = Some(Round {
-                id: request.id,
+                asked: Some(request.clone()),
                 cancel: CancellationToken::new(),
                 task: None,
             });
@@ -82,12 +85,8 @@ impl Desk {
             round.task
         });
         let cancel = CancellationToken::new();
-        let (bench, report, token, id) = (
-            self.bench.clone(),
-            self.report.clone(),
-            cancel.clone(),
-            request.id,
-        );
+        let (bench, report, token) = (self.bench.clone(), self.report.clone(), cancel.clone());
+        let asked = Some(request.clone());
         let task = tokio::spawn(async move {
             if let Some(former) = former {
                 // It takes its own rehearsal off before this one begins.
@@ -96,7 +95,7 @@ impl Desk {
             preflight::run(bench, request, report, token).await;
         });
         self.round = Some(Round {
-            id,
+            asked,
             cancel,
             task: Some(task),
         });

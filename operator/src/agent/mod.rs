@@ -13,6 +13,7 @@
 //! | `preflight`, `rehearsal`, `rehearse` | checks before anything is changed |
 //! | `desk` | one preflight at a time |
 //! | `report` | the object: watch it, tell it |
+//! | [`serve`] | the process around it: its port, its client |
 //! | [`etcd`], [`backup`] | the local etcd member, and snapshots of it |
 
 pub mod backup;
@@ -34,6 +35,7 @@ mod processes;
 mod rehearsal;
 mod rehearse;
 mod report;
+mod serve;
 mod ticket;
 mod time;
 mod work;
@@ -50,6 +52,8 @@ use cri::{Cri, CriError};
 use etcd::EtcdMember;
 use host::Host;
 use report::Known;
+
+pub use serve::{ServeError, serve};
 
 /// A snapshot task that ended is started again after this.
 const BACKUP_PAUSE: Duration = Duration::from_secs(5);

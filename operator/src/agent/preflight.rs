@@ -74,6 +74,7 @@ pub(crate) async fn run(
     let mut progress = Progress {
         report: PreflightReport {
             id: request.id,
+            rollout: request.rollout.clone(),
             done: false,
             checks: Vec::new(),
         },

@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use lockkeeper_crds::{Change, Component, Ticket, TicketState, Tristate, Verdict};
+use lockkeeper_crds::{Change, Component, Ticket, TicketState, Tristate, Unconfirmed, Verdict};
 
 use super::journal::{Entry, FileRecord, Journal, JournalState};
 
@@ -299,12 +299,12 @@ fn starting(entry: &Entry, seen: &NodeSeen, now: DateTime<Utc>) -> Action {
     if let Some(why) = disturbed(entry, seen).or_else(|| crash_loop(entry, seen)) {
         return Action::BeginUndo(why);
     }
-    if now >= entry.ready_deadline {
-        return Action::BeginUndo(not_ready_in_time(entry, seen));
-    }
+    // Readiness before the deadline: a node that slept past it, and is ready, has nothing to undo.
     let missing = missing(entry, seen, now);
     if missing.is_empty() {
         Action::MarkReady(ready_message(entry, seen))
+    } else if now >= entry.ready_deadline {
+        Action::BeginUndo(not_ready_in_time(entry, seen))
     } else {
         Action::Wait(format!("Waiting: {}", missing.join("; ")))
     }
@@ -385,6 +385,8 @@ fn ready(entry: &Entry, same: Option<&Ticket>, seen: &NodeSeen, now: DateTime<Ut
     }
     match entry.confirm_deadline {
         Some(deadline) if now < deadline => Action::Wait(entry.message.clone()),
+        // The way back leads to what was running before: it is kept, with a word or without.
+        _ if entry.ticket.unconfirmed == Unconfirmed::Keep => Action::MarkConfirmed,
         _ => Action::BeginUndo(format!(
             "Not confirmed within {} s of being ready.",
             entry.ticket.confirm_seconds

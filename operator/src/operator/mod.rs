@@ -1,24 +1,64 @@
 //! The operator: observes the cluster, asks the planner, writes intent.
 //!
+//! What comes in: watches, and answers of API servers. What goes out: tickets, statuses, events, metrics.
+//! May touch: the API. It holds no etcd key and touches no host.
+//!
 //! | room | what it does |
 //! | --- | --- |
 //! | [`run`] | telemetry, election, and the work between them |
 //! | [`leader`] | one operator acts, the others wait |
 //! | [`gates`] | is the control plane whole, asked of each API server |
+//! | `conductor` | the loop: look, plan, do one thing, tell |
+//! | `cache`, `freshness`, `gating` | what is looked at: objects, their age, rounds of gates |
+//! | `wanted`, `sight` | from objects to what the planner is told; pure |
+//! | `act` | doing what was decided; one object each |
+//! | `status`, `tell` | what people and tools are told |
+//! | `backups` | who takes a backup; pure |
 
+mod act;
+mod backups;
+mod cache;
+mod conductor;
+mod freshness;
 pub mod gates;
+mod gating;
 pub mod leader;
 mod run;
+mod sight;
+mod status;
+mod tell;
+mod wanted;
 
 pub use run::{Context, OperatorConfig, RunError, run};
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use tower::BoxError;
 
 use leader::Leadership;
 
+/// A pass lasts seconds; a loop that has not come round for so long hangs, and its kubelet restarts it.
+const PASS_LIMIT: Duration = Duration::from_secs(180);
+
 /// The leader's work, until its token is cancelled.
 async fn work(context: Context, leadership: Leadership) -> Result<(), BoxError> {
-    let _pulse = context.health.pulse("work", std::time::Duration::MAX);
-    leadership.token.cancelled().await;
+    let cache = cache::Cache::start(&context.api.client(), &context.namespace);
+    tokio::select! {
+        () = leadership.token.cancelled() => return Ok(()),
+        ready = cache.ready() => ready?,
+    }
+    let teller = tell::Teller {
+        metrics: Arc::clone(&context.metrics),
+        events: context.events.clone(),
+        pulse: context.health.pulse("work", PASS_LIMIT),
+    };
+    let hands = act::Hands {
+        api: context.api.clone(),
+        namespace: context.namespace.clone(),
+    };
+    conductor::Conductor::new(hands, cache, Arc::clone(&context.gates), leadership, teller)
+        .run()
+        .await;
     Ok(())
 }

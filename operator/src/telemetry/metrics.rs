@@ -177,7 +177,7 @@ impl Metrics {
             )?,
             step_deadline: r.gauges(
                 "lockkeeper_upgrade_step_deadline_timestamp_seconds",
-                "When the agent takes the step in hand back by itself; absent without a step. In the past while an upgrade is in progress: LockkeeperUpgradeStepDeadlineExceeded. Leader only.",
+                "When the agent takes the step in hand back by itself; absent without a step. In the past while an upgrade is in progress: LockkeeperUpgradeStalled. Leader only.",
                 &[],
             )?,
             step_started: r.gauges(
@@ -206,7 +206,7 @@ impl Metrics {
             )?,
             backup_last_success: r.gauges(
                 "lockkeeper_backup_last_success_timestamp_seconds",
-                "When the newest backup was read back with its hash equal. Too long ago: LockkeeperBackupOverdue. Absent: there is none. Leader only.",
+                "When the newest backup was read back with its hash equal. Too long ago: LockkeeperNoRecentBackup. Absent: there is none. Leader only.",
                 &[],
             )?,
             backup_failures: r.counters(
@@ -216,7 +216,7 @@ impl Metrics {
             )?,
             store_available: r.gauges(
                 "lockkeeper_store_available",
-                "1: the store could be written, read and deleted from when last tried. 0 for 15 minutes: LockkeeperBackupStoreUnavailable. Leader only.",
+                "1: the store could be written, read and deleted from when last tried. 0 for 15 minutes: LockkeeperStoreUnavailable. Leader only.",
                 &["store"],
             )?,
             longest_outage: r.floats(
@@ -226,7 +226,7 @@ impl Metrics {
             )?,
             certificate_expiry: r.gauges(
                 "lockkeeper_certificate_expiry_timestamp_seconds",
-                "End of validity of a control-plane certificate on a node's disk; cert is its path. In less than 14 days: LockkeeperControlPlaneCertExpiring. Leader only.",
+                "End of validity of a control-plane certificate on a node's disk; cert is its path. In less than 14 days: LockkeeperCertificateExpiring. Leader only.",
                 &["node", "cert"],
             )?,
             certificates: Mutex::default(),

@@ -1,0 +1,94 @@
+# Lockkeeper's front door. `make` alone says what there is.
+#
+# Build products stay outside the checkout, in LOCKKEEPER_CACHE, and are used again.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+export LOCKKEEPER_CACHE ?= /var/cache/lockkeeper
+export CARGO_TARGET_DIR ?= $(LOCKKEEPER_CACHE)/target
+export INSTA_UPDATE ?= no
+
+TARGET := x86_64-unknown-linux-musl
+OUT := $(CARGO_TARGET_DIR)/$(TARGET)/release
+LAB := $(OUT)/lab
+FROM ?= v1.35.4
+TO ?= v1.36.3
+
+.PHONY: help
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+.PHONY: demo
+demo: setup build ## Build all, bring up a real three-node cluster, upgrade it on the screen
+	@$(LAB) demo --from $(FROM) --to $(TO)
+
+.PHONY: test
+test: ## Everything that CI runs: lints, unit and property tests, chart, policies, alerts, quick lab scenarios
+	@bash chaos-tests/timed.sh setup      "$(MAKE) setup"
+	@bash chaos-tests/timed.sh lint       "$(MAKE) lint"
+	@bash chaos-tests/timed.sh unit       "$(MAKE) unit"
+	@bash chaos-tests/timed.sh build      "$(MAKE) build"
+	@bash chaos-tests/timed.sh binaries   "$(LAB) build"
+	@bash chaos-tests/timed.sh store      "$(MAKE) store-test"
+	@bash chaos-tests/timed.sh dashboards "$(MAKE) dashboards"
+	@bash chaos-tests/timed.sh policies   "$(MAKE) policies"
+	@bash chaos-tests/timed.sh lab        "$(LAB) run --quick"
+
+.PHONY: chaos
+chaos: setup build ## Every lab scenario; SEED=N repeats a run
+	@$(LAB) build
+	@$(LAB) run --all $(if $(SEED),--seed $(SEED))
+
+.PHONY: bench
+bench: setup build ## Measure against kubeadm on the same lab; prints JSON
+	@$(LAB) build
+	@$(LAB) bench --from $(FROM) --to $(TO)
+
+.PHONY: setup
+setup: ## Install what the build and the lab need (Debian, as root)
+	@bash chaos-tests/setup.sh
+
+.PHONY: build
+build: ## The static binaries: lockkeeper and lab
+	@cargo build --locked --release --target $(TARGET) -p lockkeeper -p lockkeeper-chaos-tests
+
+.PHONY: lint
+lint: ## Format, clippy, generated files
+	@cargo fmt --all --check
+	@cargo clippy --locked --workspace --all-targets -- -D warnings
+	@bash helm/sync.sh --check
+
+.PHONY: unit
+unit: ## Unit, property and golden tests
+	@cargo test --locked --workspace
+
+.PHONY: store-test
+store-test: ## Snapshots against a real etcd and a real S3 server
+	@LOCKKEEPER_TEST_BIN="$$($(LAB) bin-dir)" cargo test --locked -p lockkeeper --test '*'
+
+.PHONY: dashboards
+dashboards: ## Alerts with promtool, dashboards and runbooks against the metrics that exist
+	@promtool check rules dashboards/alerts.yaml
+	@promtool test rules dashboards/alerts_test.yaml
+	@bash dashboards/lint.sh
+
+.PHONY: policies
+policies: ## Admission policies against a real API server
+	@eval "$$($(LAB) env)" && bash policies/admission/test.sh
+
+.PHONY: generate
+generate: ## Write everything that is generated: CRD manifests, the chart's copies, the list of metrics
+	@cargo run --locked -q -p lockkeeper-crds --bin crds crds/manifests
+	@bash helm/sync.sh
+
+.PHONY: deny
+deny: ## Licences and banned crates of everything that is linked in
+	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	@cargo deny check bans licenses sources
+
+.PHONY: down
+down: ## Take the demo's cluster down
+	@$(LAB) down

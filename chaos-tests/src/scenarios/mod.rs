@@ -1,0 +1,107 @@
+//! The scenarios by name. Each is a file of this folder: a function that plays in a [`Scene`] and returns, in a
+//! sentence, what was seen.
+
+mod lab_smoke;
+
+use anyhow::{Result, bail};
+use futures::future::LocalBoxFuture;
+
+use crate::scene::Scene;
+use crate::state::Options;
+
+pub use lab_smoke::probe;
+
+/// Which run a scenario belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suite {
+    /// `lab run --quick`: part of `make test`.
+    Quick,
+    /// `lab run --all`: everything.
+    Chaos,
+}
+
+/// A scenario.
+#[derive(Clone, Copy)]
+pub struct Scenario {
+    /// Its name, as `lab run NAME` wants it.
+    pub name: &'static str,
+    /// What it shows.
+    pub about: &'static str,
+    /// The smallest run it belongs to.
+    pub suite: Suite,
+    /// About how many minutes it takes on two cores, the lab included.
+    pub minutes: u32,
+    /// The lab it wants; the name in it is replaced.
+    pub lab: fn() -> Options,
+    /// Whether a lab in which it passed is as if fresh.
+    pub leaves_clean: bool,
+    /// The play.
+    pub play: for<'a> fn(&'a Scene) -> LocalBoxFuture<'a, Result<String>>,
+}
+
+impl std::fmt::Debug for Scenario {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scenario")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// All of them, in the order in which they run.
+pub const ALL: &[Scenario] = &[lab_smoke::SCENARIO];
+
+/// The scenarios of a list of names.
+pub fn by_names(names: &[String]) -> Result<Vec<Scenario>> {
+    names
+        .iter()
+        .map(|name| match ALL.iter().find(|scenario| scenario.name == name) {
+            Some(found) => Ok(*found),
+            None => bail!("there is no scenario `{name}`; `lab scenarios` lists them"),
+        })
+        .collect()
+}
+
+/// The scenarios of a suite.
+#[must_use]
+pub fn of_suite(suite: Suite) -> Vec<Scenario> {
+    ALL.iter()
+        .filter(|scenario| suite == Suite::Chaos || scenario.suite == Suite::Quick)
+        .copied()
+        .collect()
+}
+
+/// The list, for people.
+#[must_use]
+pub fn list() -> String {
+    ALL.iter()
+        .map(|scenario| {
+            let suite = if scenario.suite == Suite::Quick {
+                "quick"
+            } else {
+                "chaos"
+            };
+            format!(
+                "{:<24} {:<6} {:>3} min  {}\n",
+                scenario.name, suite, scenario.minutes, scenario.about
+            )
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_given_once_and_an_unknown_one_is_told() {
+        let names: BTreeSet<&str> = ALL.iter().map(|scenario| scenario.name).collect();
+        assert_eq!(names.len(), ALL.len());
+        assert!(
+            by_names(&["nothing".into()])
+                .unwrap_err()
+                .to_string()
+                .contains("lab scenarios")
+        );
+    }
+}

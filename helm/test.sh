@@ -1,0 +1,147 @@
+#!/usr/bin/env bash
+# The chart, rendered and installed by real Helm into a real API server (no kubelet: no pod runs here).
+#
+# Comes in: HELM, ETCD, KUBE_APISERVER, KUBECTL: paths of the binaries. Goes out: a line a check,
+# `N passed, N failed`, and 1 when one failed.
+set -u
+here=$(cd "$(dirname "$0")" && pwd)
+. "$here/../policies/admission/apiserver.sh"
+HELM=${HELM:-helm}
+need "$HELM"
+
+passed=0 failed=0
+out=$(mktemp)
+trap 'rm -f "$out"; stop_apiserver' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+# check NAME COMMAND...: the command succeeds. refuse NAME TEXT COMMAND...: it fails, and says TEXT.
+check() {
+  local name=$1; shift
+  if "$@" >"$out" 2>&1; then passed=$((passed + 1)); echo "ok    $name"
+  else failed=$((failed + 1)); echo "FAIL  $name"; sed 's/^/      /' "$out"; fi
+}
+refused() { local text=$1; shift; ! "$@" >"$out.2" 2>&1 && grep -qF -- "$text" "$out.2" || { cat "$out.2"; rm -f "$out.2"; return 1; }; rm -f "$out.2"; }
+refuse() { local name=$1; shift; check "$name" refused "$@"; }
+equals() { local want=$1 got; shift; got=$("$@" 2>&1); [ "$got" = "$want" ] || { echo "wanted '$want', got '$got'"; return 1; }; }
+says() { local want=$1; shift; "$@" 2>&1 | tee "$out.2" | grep -qF -- "$want" || { echo "does not say '$want':"; cat "$out.2"; rm -f "$out.2"; return 1; }; rm -f "$out.2"; }
+k() { "$KUBECTL" --request-timeout 20s "$@"; }
+chart=$here/lockkeeper
+ns=lockkeeper-test # not the default: the policies must follow
+render() { "$HELM" template lockkeeper "$chart" -n "$ns" "$@"; }
+
+# What the chart is made of, and what it refuses.
+check "copies are fresh" "$here/sync.sh" --check
+check "lint" "$HELM" lint --strict --quiet "$chart"
+refuse "an unknown value is refused by name" "oparator" render --set oparator.replicas=3
+refuse "an unknown value below is refused" "replica" render --set operator.replica=3
+refuse "a bad endpoint is refused" "endpoint" render --set store.s3.bucket=backups,store.s3.endpoint=minio:9000
+refuse "a store whose Secret may not be read is refused" "not in store.secretNames" render --set store.s3.bucket=backups,store.s3.credentialsSecret=other
+check "global and enabled are let in, as a parent chart sets them" render --set global.a=b,enabled=true
+check "no policy names the default namespace in another" equals 0 sh -c "'$HELM' template lockkeeper '$chart' -n '$ns' | grep -c lockkeeper-system"
+
+start_apiserver
+export HELM_CACHE_HOME=$APISERVER_DIR/helm HELM_CONFIG_HOME=$APISERVER_DIR/helm HELM_DATA_HOME=$APISERVER_DIR/helm
+install() { "$HELM" upgrade --install lockkeeper "$@" -n "$ns" --create-namespace --set store.s3.bucket=backups,store.s3.prefix=lab; }
+older=$APISERVER_DIR/older
+cp -r "$chart" "$older"
+# A release before this one, whose CRD did not know spec.historyLimit.
+sed -i 's/historyLimit/historyLimitOfOld/' "$older/files/crds/clusterversions.yaml"
+sed -i 's/^version: .*/version: 0.0.1/' "$older/Chart.yaml"
+has_field() { k get crd clusterversions.lockkeeper.dev -o "jsonpath={.spec.versions[0].schema.openAPIV3Schema.properties.spec.properties.$1.type}"; }
+
+check "an older release installs, with its CRDs and its store, in one go" install "$older"
+check "its CRD is the older one" equals "integer" has_field historyLimitOfOld
+check "its CRD has not the newer field" equals "" has_field historyLimit
+check "the store is there" equals backups k -n "$ns" get etcdbackupstore default -o 'jsonpath={.spec.s3.bucket}'
+store_uid=$(k -n "$ns" get etcdbackupstore default -o 'jsonpath={.metadata.uid}')
+check "the upgrade goes through" install "$chart"
+check "the upgrade changed the CRD" equals "integer" has_field historyLimit
+check "and took the old field away" equals "" has_field historyLimitOfOld
+check "the store was kept, not made anew" equals "$store_uid" k -n "$ns" get etcdbackupstore default -o 'jsonpath={.metadata.uid}'
+check "the store is now the release's own" says "kind: EtcdBackupStore" "$HELM" get manifest lockkeeper -n "$ns"
+check "a changed value reaches the store" install "$chart" --set store.s3.region=eu-west-1
+check "it did" equals eu-west-1 k -n "$ns" get etcdbackupstore default -o 'jsonpath={.spec.s3.region}'
+check "NOTES warn when there is no store" says "WARNING: no store is configured" "$HELM" upgrade lockkeeper "$chart" -n "$ns" --dry-run=server --set store.s3.bucket=
+check "NOTES name the Secret to make" says "create secret generic lockkeeper-store" "$HELM" get notes lockkeeper -n "$ns"
+check "the server knows every field" sh -c "'$HELM' template lockkeeper '$chart' -n '$ns' | '$KUBECTL' apply --server-side --force-conflicts --dry-run=server --validate=strict -f -"
+check "nothing is warned about" equals "" sh -c "'$HELM' template lockkeeper '$chart' -n '$ns' | '$KUBECTL' apply --server-side --force-conflicts --dry-run=server -o name -f - 2>&1 | grep -i warning"
+
+# Pod Security, judged by the server: the operator passes the strictest level, the agents need the namespace opened.
+psa() { k label --overwrite namespace "$ns" "pod-security.kubernetes.io/enforce=$1"; }
+pod_of() {
+  k -n "$ns" get "$1" -o 'jsonpath={.spec.template.spec}' \
+    | sed "s/^/{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"metadata\":{\"name\":\"t\",\"namespace\":\"$ns\"},\"spec\":/; s/\$/}/" \
+    | k create --dry-run=server -f -
+}
+check "namespace restricted" psa restricted
+check "the operator's pod is admitted there" pod_of deployment/lockkeeper-operator
+refuse "an agent's pod is not" "violates PodSecurity" pod_of daemonset/lockkeeper-agent
+check "NOTES say so" says "enforces Pod Security \"restricted\"" "$HELM" upgrade lockkeeper "$chart" -n "$ns" --dry-run=server
+check "namespace privileged" psa privileged
+check "an agent's pod is admitted there" pod_of daemonset/lockkeeper-agent
+
+# Who may do what. VERB RESOURCE[/SUB] [NAMESPACE] per line, as the API server answers it.
+can() { # ACCOUNT yes|no VERB THING [-n NAMESPACE] [--subresource=S]
+  local account=$1 want=$2; shift 2
+  check "$account may$([ "$want" = yes ] || echo ' not') $*" equals "$want" sh -c '"$@" 2>/dev/null' - \
+    "$KUBECTL" auth can-i --as "system:serviceaccount:$ns:lockkeeper-$account" "$@"
+}
+cv=clusterversions.lockkeeper.dev cpn=controlplanenodes.lockkeeper.dev eb=etcdbackups.lockkeeper.dev ebs=etcdbackupstores.lockkeeper.dev
+can operator yes watch $cv
+can operator yes patch $cv --subresource=status
+can operator no delete $cv
+can operator no create $cv
+can operator yes patch $cpn
+can operator no patch $cpn --subresource=status
+can operator no delete $cpn
+can operator yes create $eb -n "$ns"
+can operator no create $eb -n default
+can operator no delete $eb -n "$ns"
+can operator yes patch $ebs --subresource=status -n "$ns"
+can operator no patch $ebs -n "$ns"
+can operator yes get secret/lockkeeper-store -n "$ns"
+can operator no get secret/another -n "$ns"
+can operator no list secrets -n "$ns"
+can operator no get secrets -n kube-system
+can operator yes update leases -n "$ns"
+can operator yes list leases -n kube-system
+can operator no update leases -n kube-system
+can operator yes patch configmap/kubeadm-config -n kube-system
+can operator no patch configmap/coredns -n kube-system
+can operator no get configmaps -n "$ns"
+can operator no delete leases -n "$ns"
+can operator no create pods -n "$ns"
+can operator no create pods --subresource=exec -n kube-system
+can operator no patch nodes
+can operator yes list nodes
+can operator yes create events.events.k8s.io -n default
+can operator yes get /readyz/etcd
+can operator yes get /metrics
+can operator no get /debug/pprof
+can operator no create serviceaccounts --subresource=token -n "$ns"
+can operator no '*' '*'
+can agent yes create $cpn
+can agent yes patch $cpn --subresource=status
+can agent no patch $cpn
+can agent no delete $cpn
+can agent yes patch $eb --subresource=status -n "$ns"
+can agent no create $eb -n "$ns"
+can agent yes get $ebs -n "$ns"
+can agent no list $ebs -n "$ns"
+can agent no get $cv
+can agent yes get secret/lockkeeper-store -n "$ns"
+can agent no list secrets -n "$ns"
+can agent no get nodes
+can agent no update leases -n "$ns"
+can agent no get configmap/kubeadm-config -n kube-system
+can agent yes get /metrics
+can agent no create serviceaccounts --subresource=token -n "$ns"
+
+check "the policy is about this namespace's agents" says "system:serviceaccount:$ns:lockkeeper-agent" k get validatingadmissionpolicy agent-own-node.lockkeeper.dev -o yaml
+check "uninstall" "$HELM" uninstall lockkeeper -n "$ns"
+check "the CRDs stay" k get crd clusterversions.lockkeeper.dev
+refuse "the policies go" "not found" k get validatingadmissionpolicy agent-own-node.lockkeeper.dev
+check "and it installs over the CRDs that stayed" install "$chart"
+
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ] && [ "$passed" -gt 0 ]

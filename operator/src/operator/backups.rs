@@ -1,0 +1,127 @@
+//! Who takes a backup: the choice of a node, and the end of one whose agent is lost. Pure.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use lockkeeper_crds as crds;
+use lockkeeper_policies::{Node, NodeName, Seen};
+
+/// The node whose agent shall take the next backup: one that is heard, whose member is healthy, a
+/// follower rather than the leader, and of these the one that lags least.
+pub(super) fn choose(
+    nodes: &BTreeMap<NodeName, Node>,
+    reports: &BTreeMap<String, crds::ControlPlaneNode>,
+) -> Option<NodeName> {
+    let applied = |name: &NodeName| {
+        let etcd = reports.get(name.as_ref())?.status.as_ref()?.etcd.as_ref()?;
+        etcd.raft_applied_index
+    };
+    nodes
+        .iter()
+        .filter(|(_, node)| node.stale.is_none())
+        .filter_map(|(name, node)| match &node.etcd {
+            Seen::Known(etcd) if etcd.unhealthy.is_none() => {
+                Some(((etcd.member_id != etcd.leader_id), applied(name), name))
+            }
+            _ => None,
+        })
+        .max_by(|a, b| (a.0, a.1, b.2).cmp(&(b.0, b.1, a.2)))
+        .map(|(_, _, name)| name.clone())
+}
+
+/// True for a backup that no agent has been given yet.
+pub(super) fn unassigned(backup: &crds::EtcdBackup) -> bool {
+    backup.metadata.deletion_timestamp.is_none()
+        && backup
+            .status
+            .as_ref()
+            .is_none_or(|s| s.node.is_none() && s.completed_at.is_none())
+}
+
+/// True for a backup that is being taken now.
+pub(super) fn running(backup: &crds::EtcdBackup) -> bool {
+    backup
+        .status
+        .as_ref()
+        .is_some_and(|s| s.node.is_some() && s.completed_at.is_none())
+}
+
+/// The end of a backup whose agent is lost.
+pub(super) fn abandoned(mut status: crds::EtcdBackupStatus, why: &str, now: Time) -> crds::EtcdBackupStatus {
+    let message = format!("the agent that was taking it is lost: {why}");
+    let ended = crds::condition(
+        "Succeeded",
+        crds::Tristate::False,
+        "AgentLost",
+        &message,
+        None,
+        now.clone(),
+    );
+    crds::set_condition(&mut status.conditions, ended);
+    status.message = message;
+    status.completed_at = Some(now);
+    status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lockkeeper_policies::Etcd;
+
+    fn node(member: &str, leader: &str, healthy: bool, stale: bool) -> Node {
+        Node {
+            stale: stale.then(|| "silent".to_owned()),
+            components: BTreeMap::new(),
+            etcd: Seen::Known(Etcd {
+                unhealthy: (!healthy).then(|| "no".to_owned()),
+                version: None,
+                member_id: member.into(),
+                leader_id: leader.into(),
+                cluster_id: "c".into(),
+                raft_term: 1,
+                members: vec![],
+                alarms: vec![],
+            }),
+            manifest_problems: vec![],
+            last_number: 0,
+            ticket: None,
+            preflight: None,
+        }
+    }
+
+    fn report(applied: i64) -> crds::ControlPlaneNode {
+        let mut node = crds::ControlPlaneNode::new("x", Default::default());
+        let etcd = crds::EtcdStatus {
+            raft_applied_index: Some(applied),
+            ..Default::default()
+        };
+        node.status = Some(crds::ControlPlaneNodeStatus {
+            etcd: Some(etcd),
+            ..Default::default()
+        });
+        node
+    }
+
+    #[test]
+    fn a_healthy_follower_that_lags_least_is_chosen_and_the_leader_only_when_alone() {
+        let mut nodes: BTreeMap<NodeName, Node> = [
+            ("cp1".into(), node("1", "1", true, false)),
+            ("cp2".into(), node("2", "1", true, false)),
+            ("cp3".into(), node("3", "1", true, false)),
+        ]
+        .into();
+        let reports: BTreeMap<String, _> = [
+            ("cp1".into(), report(99)),
+            ("cp2".into(), report(90)),
+            ("cp3".into(), report(95)),
+        ]
+        .into();
+        assert_eq!(choose(&nodes, &reports), Some("cp3".into()));
+        nodes.insert("cp3".into(), node("3", "1", true, true));
+        assert_eq!(choose(&nodes, &reports), Some("cp2".into()));
+        nodes.insert("cp2".into(), node("2", "1", false, false));
+        assert_eq!(choose(&nodes, &reports), Some("cp1".into()));
+        nodes.insert("cp1".into(), node("1", "1", false, false));
+        assert_eq!(choose(&nodes, &reports), None);
+    }
+}
