@@ -113,11 +113,11 @@ impl Executor {
             Action::WriteOld(component) => self.write(component, TicketState::Undoing)?,
             Action::MarkStarting => self.mark(TicketState::Starting, String::new(), now)?,
             Action::MarkReady(message) => self.mark(TicketState::Ready, message, now)?,
-            Action::MarkConfirmed => {
-                self.mark(TicketState::Confirmed, "Confirmed.".to_owned(), now)?;
+            Action::MarkConfirmed(why) => {
+                self.mark(TicketState::Confirmed, why, now)?;
                 self.store.prune();
             }
-            Action::BeginUndo(why) => self.begin_undo(why, now),
+            Action::BeginUndo(why) => self.begin_undo(&why, now),
             Action::MarkUndone(why) => {
                 self.mark(TicketState::Undone, why, now)?;
                 self.store.prune();
@@ -231,8 +231,8 @@ impl Executor {
 
     /// Going back is announced too, but not stopped by a disk that takes no announcement: after a crash the same
     /// reasons lead here again, and the old bytes are already on the disk.
-    fn begin_undo(&mut self, why: String, now: DateTime<Utc>) {
-        let Err(error) = self.mark(TicketState::Undoing, why.clone(), now) else {
+    fn begin_undo(&mut self, why: &str, now: DateTime<Utc>) {
+        let Err(error) = self.mark(TicketState::Undoing, why.to_owned(), now) else {
             return;
         };
         tracing::error!(%error, "going back without a journal entry");

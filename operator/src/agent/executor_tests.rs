@@ -5,7 +5,7 @@ use super::*;
 use crate::agent::host::power;
 use crate::agent::manifest;
 use crate::agent::ticket::{ComponentSeen, ExitSeen, FileSeen, NodeSeen, RunningSeen, decide};
-use lockkeeper_crds::{Change, Tristate, Verdict};
+use lockkeeper_crds::{Change, Tristate, Unconfirmed, Verdict};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::fs;
@@ -216,6 +216,7 @@ fn ticket(number: i64, changes: &BTreeSet<Component>, verdict: Verdict) -> Ticke
             .collect(),
         ready_seconds: 60,
         confirm_seconds: 40,
+        unconfirmed: Unconfirmed::Undo,
         verdict,
         reason: None,
     }

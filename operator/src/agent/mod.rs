@@ -44,6 +44,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lockkeeper_crds::Component;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -54,6 +55,9 @@ use host::Host;
 use report::Known;
 
 pub use serve::{ServeError, serve};
+
+/// Snapshots in hand take their parts out of the store within this; the chart gives the pod more.
+const CLOSING: Duration = Duration::from_secs(40);
 
 /// A snapshot task that ended is started again after this.
 const BACKUP_PAUSE: Duration = Duration::from_secs(5);
@@ -83,6 +87,20 @@ pub struct AgentConfig {
     /// Goes before every host path; `/` where the host's directories are mounted at their own paths.
     #[arg(long, default_value = "/", hide = true)]
     pub host_root: PathBuf,
+}
+
+impl AgentConfig {
+    /// Where this node's own API server listens by its manifest, `host:port`: the first to be asked. None when
+    /// the manifest does not say.
+    #[must_use]
+    pub fn own_api_server(&self) -> Option<String> {
+        let host = self.host();
+        processes::api_address(directory::scan(&host).manifest(Component::KubeApiserver)?)
+    }
+
+    fn host(&self) -> Host {
+        Host::new(&self.host_root, &self.manifest_directory, &self.state_directory)
+    }
 }
 
 /// Why the agent ended.
@@ -116,11 +134,7 @@ pub async fn run(
     client: kube::Client,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let host = Host::new(
-        &config.host_root,
-        &config.manifest_directory,
-        &config.state_directory,
-    );
+    let host = config.host();
     let cri = Cri::new(&config.cri_socket)?;
     let member = Arc::new(EtcdMember::from_host(&config.host_root, None));
     let (known, _) = watch::channel(Known::default());
@@ -176,7 +190,10 @@ pub async fn run(
     work.close().await;
     if shutdown.is_cancelled() {
         // Each heeds the shutdown; a snapshot in hand takes its parts out of the store first.
-        while tasks.join_next().await.is_some() {}
+        let all = async { while tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(CLOSING, all).await.is_err() {
+            tracing::warn!("ended without waiting longer for what is in hand");
+        }
         return Ok(());
     }
     match ended {

@@ -54,7 +54,7 @@ fn the_pod_of_a_node_with_flags_of_its_own() {
     assert!(!text.contains("conf\n    - --leader") && !text.contains("kubeconfig=/etc/kubernetes"));
     for container in pod["spec"]["containers"].as_sequence().unwrap() {
         for mount in container["volumeMounts"].as_sequence().unwrap() {
-            let scratch = mount["mountPath"] == Value::from(SCRATCH);
+            let scratch = mount["mountPath"] == SCRATCH;
             assert_eq!(mount.get("readOnly").is_some(), !scratch, "{mount:?}");
         }
     }

@@ -32,7 +32,7 @@ const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Pauses after failed requests: the operator's word must not come late because we slept.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// What the API last told of the agent's own object.
 #[derive(Clone, Debug, Default, PartialEq)]

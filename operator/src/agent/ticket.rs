@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The rules, each a branch below: a change is announced before it is made; only files whose bytes are ours are
-//! written; nothing but the operator's word makes a change permanent; what is withdrawn, late or crashing is
+//! written; nothing but the operator's word, given before or after, makes a change permanent; what is withdrawn, late or crashing is
 //! undone without the API; `Undoing` is never turned round and never given up.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -92,7 +92,7 @@ pub(crate) enum Action {
     /// Journal `Ready`.
     MarkReady(String),
     /// Journal `Confirmed`.
-    MarkConfirmed,
+    MarkConfirmed(String),
     /// Journal `Undoing`.
     BeginUndo(String),
     /// Put the component's old manifest back.
@@ -378,19 +378,21 @@ fn ready_message(entry: &Entry, seen: &NodeSeen) -> String {
 fn ready(entry: &Entry, same: Option<&Ticket>, seen: &NodeSeen, now: DateTime<Utc>) -> Action {
     // Confirmation and deadline in the same look: the gates have passed, and the first one journalled wins.
     if same.is_some_and(|t| t.verdict == Verdict::Confirmed) {
-        return Action::MarkConfirmed;
+        return Action::MarkConfirmed("Confirmed.".to_owned());
     }
-    if let Some(why) = crash_loop(entry, seen) {
+    let kept = entry.ticket.unconfirmed == Unconfirmed::Keep;
+    // What is itself the way back is not left for what it leads away from.
+    if let Some(why) = crash_loop(entry, seen).filter(|_| !kept) {
         return Action::BeginUndo(why);
     }
+    let late = format!(
+        "Not confirmed within {} s of being ready",
+        entry.ticket.confirm_seconds
+    );
     match entry.confirm_deadline {
         Some(deadline) if now < deadline => Action::Wait(entry.message.clone()),
-        // The way back leads to what was running before: it is kept, with a word or without.
-        _ if entry.ticket.unconfirmed == Unconfirmed::Keep => Action::MarkConfirmed,
-        _ => Action::BeginUndo(format!(
-            "Not confirmed within {} s of being ready.",
-            entry.ticket.confirm_seconds
-        )),
+        _ if kept => Action::MarkConfirmed(format!("{late}; kept, as the ticket says.")),
+        _ => Action::BeginUndo(format!("{late}.")),
     }
 }
 

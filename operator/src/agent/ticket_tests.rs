@@ -20,6 +20,7 @@ fn ticket(number: i64, verdict: Verdict) -> Ticket {
         }],
         ready_seconds: 100,
         confirm_seconds: 50,
+        unconfirmed: Unconfirmed::Undo,
         verdict,
         reason: Some("a gate failed".to_owned()),
     }
@@ -265,12 +266,12 @@ fn only_the_word_for_this_ticket_confirms_it() {
     let confirmed = ticket(7, Verdict::Confirmed);
     assert_eq!(
         decide(&state, Some(&confirmed), &seen, at(1)),
-        Action::MarkConfirmed
+        Action::MarkConfirmed("Confirmed.".to_owned())
     );
     // In the very moment of the deadline, too.
     assert_eq!(
         decide(&state, Some(&confirmed), &seen, at(60)),
-        Action::MarkConfirmed
+        Action::MarkConfirmed("Confirmed.".to_owned())
     );
     for other in [
         None,
@@ -283,6 +284,22 @@ fn only_the_word_for_this_ticket_confirms_it() {
         ));
         assert!(undone(&decide(&state, other.as_ref(), &seen, at(60))).contains("Not confirmed"));
     }
+}
+
+#[test]
+fn a_way_back_that_nobody_confirms_is_kept() {
+    let JournalState::Known(mut journal) = live(TicketState::Ready) else {
+        panic!()
+    };
+    journal.entry.as_mut().unwrap().ticket.unconfirmed = Unconfirmed::Keep;
+    let state = JournalState::Known(journal);
+    let seen = new_node(Tristate::True);
+    assert!(matches!(decide(&state, None, &seen, at(59)), Action::Wait(_)));
+    assert!(
+        matches!(decide(&state, None, &seen, at(60)), Action::MarkConfirmed(why) if why.contains("kept"))
+    );
+    let withdrawn = ticket(7, Verdict::Withdrawn);
+    undone(&decide(&state, Some(&withdrawn), &seen, at(1)));
 }
 
 #[test]
