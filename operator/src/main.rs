@@ -12,10 +12,11 @@ fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            let error = lockkeeper::api::chain(error.as_ref());
             if tracing::dispatcher::has_been_set() {
-                tracing::error!("{error:#}");
+                tracing::error!("{error}");
             } else {
-                eprintln!("lockkeeper: {error:#}");
+                eprintln!("lockkeeper: {error}");
             }
             ExitCode::FAILURE
         }

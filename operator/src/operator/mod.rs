@@ -18,7 +18,11 @@ use leader::Leadership;
 
 /// The leader's work, until its token is cancelled.
 async fn work(context: Context, leadership: Leadership) -> Result<(), BoxError> {
-    let _pulse = context.health.pulse("work", std::time::Duration::MAX);
+    tracing::info!(
+        namespace = context.namespace,
+        epoch = leadership.epoch,
+        "no work is built in yet"
+    );
     leadership.token.cancelled().await;
     Ok(())
 }
