@@ -9,18 +9,11 @@ use lockkeeper::cli::Cli;
 use lockkeeper::{shutdown, telemetry};
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let error = lockkeeper::api::chain(error.as_ref());
-            if tracing::dispatcher::has_been_set() {
-                tracing::error!("{error}");
-            } else {
-                eprintln!("lockkeeper: {error}");
-            }
-            ExitCode::FAILURE
-        }
-    }
+    let Err(error) = run() else {
+        return ExitCode::SUCCESS;
+    };
+    telemetry::logs::last_words(&lockkeeper::api::chain(error.as_ref()));
+    ExitCode::FAILURE
 }
 
 fn run() -> anyhow::Result<()> {
