@@ -13,6 +13,8 @@
 
 // The CustomResource derive emits public root types into these private modules; each is re-exported below.
 #![allow(unreachable_pub)]
+// Every printer column has a `name` and a `type_` of its own; the lint takes them for repetitions.
+#![allow(clippy::duplicated_attributes)]
 
 mod backup;
 mod cluster_version;

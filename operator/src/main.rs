@@ -12,11 +12,7 @@ fn main() -> ExitCode {
     match run() {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            if tracing::dispatcher::has_been_set() {
-                tracing::error!("{error:#}");
-            } else {
-                eprintln!("lockkeeper: {error:#}");
-            }
+            telemetry::logs::last_words(&lockkeeper::api::chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }

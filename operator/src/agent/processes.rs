@@ -139,14 +139,6 @@ pub(crate) fn api_address(manifest: &Manifest) -> Option<String> {
     Some(std::net::SocketAddr::new(address, port).to_string())
 }
 
-/// Where this node's API server listens, by its manifest; `None` while that cannot be read.
-pub(crate) fn own_api_server(host: &Host) -> Option<std::net::SocketAddr> {
-    let directory = super::directory::scan(host);
-    api_address(directory.manifest(Component::KubeApiserver)?)?
-        .parse()
-        .ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::host::Host;
-use super::{AgentConfig, Error, processes};
+use super::{AgentConfig, Error};
 use crate::api::{Address, ApiServers, SetupError};
 use crate::telemetry::http::{self, HttpError};
 use crate::telemetry::metrics::MetricsError;
@@ -49,13 +48,7 @@ pub async fn serve(
     let metrics = Arc::new(Metrics::new("agent")?);
     let health = Health::default();
     let listener = http::listen(metrics_address).await?;
-    let host = Host::new(
-        &config.host_root,
-        &config.manifest_directory,
-        &config.state_directory,
-    );
-    let own =
-        processes::own_api_server(&host).and_then(|at| Address::new(&at.ip().to_string(), at.port()).ok());
+    let own: Option<Address> = config.own_api_server().and_then(|at| at.parse().ok());
     let api = ApiServers::connect(None, own).await?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %config.node_name, "agent");
     let afterwards = CancellationToken::new();

@@ -31,7 +31,15 @@ pub enum CallError {
         /// How long was waited.
         limit: Duration,
     },
-    /// No connection, or it broke before an answer came.
+    /// No connection could be made.
+    #[error("{what}: {why}")]
+    Unconnected {
+        /// Method and path.
+        what: String,
+        /// Each address and what became of it.
+        why: String,
+    },
+    /// The connection broke before an answer came.
     #[error("{what} at {server}: {why}")]
     Broken {
         /// Method and path.
@@ -78,9 +86,13 @@ impl Caller {
                 }
                 Err(error)
             }
+            Ok(Err(source)) if source.is_connect() => Err(CallError::Unconnected {
+                what,
+                why: source.source().map_or_else(|| source.to_string(), chain),
+            }),
             Ok(Err(source)) => {
                 let why = chain(&source);
-                if let Some(link) = link.filter(|_| !source.is_connect()) {
+                if let Some(link) = link {
                     self.endpoints.failed(&link.address, now, why.clone());
                 }
                 Err(CallError::Broken {
@@ -121,20 +133,32 @@ fn is_leaving<B>(response: &Response<B>) -> bool {
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"))
 }
 
-/// An error and its causes in one line; kube and hyper show only the outermost, which says nothing.
+/// An error and its causes in one line, none twice; kube and hyper show only the outermost, which says
+/// nothing, while others repeat theirs.
 #[must_use]
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
         let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
+        if !text.contains(&cause_text) {
             text.push_str(": ");
             text.push_str(&cause_text);
         }
         next = cause.source();
     }
     text
+}
+
+/// What an error of kube's client says, in one line for a person.
+#[must_use]
+pub fn explain(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => format!("{} ({} {})", status.message, status.code, status.reason),
+        // Ours, in a box that calls it "ServiceError".
+        kube::Error::Service(error) => chain(error.as_ref()),
+        other => chain(other),
+    }
 }
 
 impl tower::Service<Request<Body>> for Caller {

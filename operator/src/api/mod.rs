@@ -40,7 +40,7 @@ use tower::ServiceBuilder;
 use tower::retry::RetryLayer;
 
 pub use address::{Address, AddressError};
-pub use call::{CallError, chain};
+pub use call::{CallError, chain, explain};
 pub use connect::NobodyAnswers;
 pub use endpoints::{Endpoints, FAILURE_MEMORY};
 pub use within::{ApiError, CALL_LIMIT, within};

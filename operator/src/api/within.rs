@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::{Endpoints, chain};
+use super::{Endpoints, explain};
 
 /// What a single call may take unless its site says otherwise. Above the 8 s after which a silent server
 /// is given up ([`super::ANSWER_LIMIT`]), so that this one only ends what neither server nor network did.
@@ -108,14 +108,14 @@ pub async fn within<T>(
 ) -> Result<T, ApiError> {
     match timeout(limit, call).await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(kube::Error::Api(status))) => Err(ApiError::Refused {
+        Ok(Err(source @ kube::Error::Api(_))) => Err(ApiError::Refused {
             what: what.to_string(),
-            why: format!("{} ({} {})", status.message, status.code, status.reason),
-            source: kube::Error::Api(status),
+            why: explain(&source),
+            source,
         }),
         Ok(Err(source)) => Err(ApiError::Unreachable {
             what: what.to_string(),
-            why: chain(&source),
+            why: explain(&source),
             servers: endpoints.describe(Instant::now()),
             source,
         }),

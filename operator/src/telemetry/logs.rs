@@ -56,3 +56,12 @@ pub fn init(format: LogFormat, filter: Option<&str>) -> Result<(), LogError> {
     }
     .map_err(LogError::Twice)
 }
+
+/// Why the process ends, also when logging could not be set up.
+pub fn last_words(error: &str) {
+    if tracing::dispatcher::has_been_set() {
+        tracing::error!("{error}");
+    } else {
+        eprintln!("lockkeeper: {error}");
+    }
+}

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use super::judge::failing_checks;
 use super::{Gate, GateResult, Server, join};
-use crate::api::chain;
+use crate::api::explain;
 
 /// The Lease that is written. Two round trips a server and round; nothing reads it but the gates.
 const GATE_LEASE: &str = "lockkeeper-gate";
@@ -136,8 +136,7 @@ pub(super) async fn limited<T>(
 ) -> Result<T, String> {
     match timeout(limit, call).await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(kube::Error::Api(status))) => Err(format!("{} ({})", status.message, status.code)),
-        Ok(Err(error)) => Err(chain(&error)),
+        Ok(Err(error)) => Err(explain(&error)),
         Err(_) => Err(format!("no answer within {} s", limit.as_secs_f32())),
     }
 }

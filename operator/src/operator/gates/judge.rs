@@ -159,7 +159,7 @@ pub(super) fn identity_lease(node: &str, leases: &[Lease], clock: Option<Timesta
         );
     };
     let Some(clock) = clock else {
-        return gate.unknown(Some(node), "its clock is unknown: it sent no Date");
+        return gate.unknown(Some(node), "its clock is unknown: /readyz brought no Date");
     };
     match clock.as_second() - renewed.as_second() {
         // It was renewed after that answer, or the clock was set back: within a margin, fine.
