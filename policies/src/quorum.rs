@@ -54,6 +54,9 @@ fn observed_members(cluster: &Cluster) -> Result<Vec<(NodeName, String)>, String
             Seen::Unknown(why) => return Err(format!("the etcd member on {name} cannot be seen: {why}")),
             Seen::Known(etcd) => etcd,
         };
+        if let Some(why) = &node.stale {
+            return Err(format!("what is known of the etcd member on {name} is old: {why}"));
+        }
         if let Some(why) = &etcd.unhealthy {
             return Err(format!("the etcd member on {name} is not healthy: {why}"));
         }
@@ -126,7 +129,8 @@ mod tests {
     #[test]
     fn alarms_learners_ghosts_elections_and_unseen_members_forbid_it() {
         type Break = fn(&mut Cluster);
-        let cases: [(&str, Break); 6] = [
+        let cases: [(&str, Break); 7] = [
+            ("is old", |c| c.node_mut("cp2").stale = Some("silent".into())),
             ("alarm", |c| c.etcd_mut("cp1").alarms.push("NOSPACE on 1".into())),
             ("learner", |c| c.etcd_mut("cp2").members[0].learner = true),
             ("member list", |c| {

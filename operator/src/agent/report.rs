@@ -27,8 +27,9 @@ const ATTENTIVE: Duration = Duration::from_secs(3);
 /// Several changes in one breath become one report.
 const BREATH: Duration = Duration::from_millis(300);
 
-/// One request; the next one may meet another API server.
-const DEADLINE: Duration = Duration::from_secs(5);
+/// Longer than the client gives a server that answers nothing: only what the client itself gives up makes it
+/// go to another server. A call cut off sooner would find the same silent one again.
+const DEADLINE: Duration = crate::api::CALL_LIMIT;
 
 /// Pauses after failed requests: the operator's word must not come late because we slept.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
