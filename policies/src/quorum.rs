@@ -55,7 +55,9 @@ fn observed_members(cluster: &Cluster) -> Result<Vec<(NodeName, String)>, String
             Seen::Known(etcd) => etcd,
         };
         if let Some(why) = &node.stale {
-            return Err(format!("what is known of the etcd member on {name} is old: {why}"));
+            return Err(format!(
+                "what is known of the etcd member on {name} is old: {why}"
+            ));
         }
         if let Some(why) = &etcd.unhealthy {
             return Err(format!("the etcd member on {name} is not healthy: {why}"));

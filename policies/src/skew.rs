@@ -134,7 +134,8 @@ mod tests {
 
     #[test]
     fn the_policy_as_a_table() {
-        let table: &[(&[u32], &[u32], &[u32], usize)] = &[
+        type Row = (&'static [u32], &'static [u32], &'static [u32], usize);
+        let table: &[Row] = &[
             (&[35, 35, 35], &[35, 35, 35], &[35, 35, 35], 0),
             (&[36, 35, 35], &[35, 35, 35], &[35, 35, 35], 0),
             (&[36, 35, 35], &[36, 35, 35], &[35, 35, 35], 1),

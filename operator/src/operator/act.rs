@@ -20,7 +20,7 @@ pub(super) const FINALIZER: &str = "lockkeeper.dev/in-flight";
 pub(super) enum ActError {
     /// The API.
     #[error(transparent)]
-    Api(#[from] ApiError),
+    Api(Box<ApiError>),
     /// The object is not what was decided on: look again.
     #[error("{0}; looking again")]
     Changed(String),
@@ -41,6 +41,12 @@ pub(super) enum ActError {
         "ConfigMap kube-system/kubeadm-config: {0}; a later `kubeadm join` would bring in the old version: correct kubernetesVersion by hand"
     )]
     KubeadmConfig(String),
+}
+
+impl From<ApiError> for ActError {
+    fn from(error: ApiError) -> Self {
+        Self::Api(Box::new(error))
+    }
 }
 
 /// Effects on the API, for one leadership.

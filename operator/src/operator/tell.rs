@@ -165,9 +165,7 @@ fn transitions(before: &ClusterVersionStatus, next: &ClusterVersionStatus) -> Ve
         && let Some((_, phase)) = is
     {
         match phase {
-            Phase::Preflight => {
-                found.push((Reason::PlanComputed, format!("{way}: {} steps", next.plan.len())))
-            }
+            Phase::Preflight => found.push((Reason::PlanComputed, format!("{way}: checking first"))),
             Phase::Snapshot => {
                 found.push((Reason::PreflightPassed, format!("{way}: every check passes")));
                 found.push((
@@ -204,25 +202,26 @@ fn transitions(before: &ClusterVersionStatus, next: &ClusterVersionStatus) -> Ve
     found
 }
 
+/// What became of the step in hand. A step is named once it has been issued.
 fn step_transition(before: &ClusterVersionStatus, next: &ClusterVersionStatus) -> Option<(Reason, String)> {
-    let stands = |s: &ClusterVersionStatus| {
-        s.step
-            .as_ref()
-            .map(|s| (s.node.clone(), s.name.clone(), s.state.clone()))
-    };
-    let (was, is) = (stands(before), stands(next));
-    if was == is {
-        return None;
+    let named = |s: &ClusterVersionStatus| s.step.clone().filter(|step| !step.name.is_empty());
+    let told = |step: &crds::StepStatus| format!("{}: {}", step.node, step.name);
+    let same = |a: &crds::StepStatus, b: &crds::StepStatus| a.node == b.node && a.name == b.name;
+    let phase = |s: &ClusterVersionStatus| s.rollout.as_ref().map(|r| r.phase);
+    let undoing = format!("{:?}", TicketState::Undoing);
+    match (named(before), named(next)) {
+        (was, Some(is)) if !was.as_ref().is_some_and(|was| same(was, &is)) => {
+            Some((Reason::NodeUpgradeStarted, told(&is)))
+        }
+        (Some(was), Some(is)) if is.state == undoing && was.state != undoing => {
+            Some((Reason::GateFailed, format!("{}: {}", is.node, next.summary)))
+        }
+        // A step that ended badly turned the rollout round, and that is told.
+        (Some(was), None) if phase(before) == phase(next) && was.state != undoing => {
+            Some((Reason::NodeUpgraded, told(&was)))
+        }
+        _ => None,
     }
-    let (node, name, state) = is?;
-    if state == format!("{:?}", TicketState::Applying) || was.is_none_or(|w| w.0 != node || w.1 != name) {
-        return Some((Reason::NodeUpgradeStarted, format!("{node}: {name}")));
-    }
-    if state == format!("{:?}", TicketState::Confirmed) {
-        return Some((Reason::NodeUpgraded, format!("{node}: {name}")));
-    }
-    (state == format!("{:?}", TicketState::Undoing))
-        .then(|| (Reason::GateFailed, format!("{node}: {}", next.summary)))
 }
 
 #[cfg(test)]
@@ -251,6 +250,23 @@ mod tests {
         let blocked = status(State::Blocked, Phase::Preflight);
         let back = status(State::RollingBack, Phase::Back);
         let ended = status(State::RolledBack, Phase::RolledBack);
+        let step = |state: &str| crds::StepStatus {
+            name: "kube-apiserver to v1.36.3".into(),
+            node: "cp1".into(),
+            state: state.into(),
+            since: None,
+            deadline: None,
+        };
+        let rolling = status(State::Rolling, Phase::Forward);
+        let [starting, ready, undoing] = ["Starting", "Ready", "Undoing"].map(|s| ClusterVersionStatus {
+            step: Some(step(s)),
+            ..rolling.clone()
+        });
+        assert_eq!(names(&rolling, &starting), ["NodeUpgradeStarted"]);
+        assert!(names(&starting, &ready).is_empty());
+        assert_eq!(names(&ready, &rolling), ["NodeUpgraded"]);
+        assert_eq!(names(&ready, &undoing), ["GateFailed"]);
+        assert_eq!(names(&undoing, &back), ["RollbackStarted"]);
         assert_eq!(names(&idle, &begun), ["PlanComputed"]);
         assert_eq!(names(&begun, &blocked), ["PreflightBlocked"]);
         assert!(names(&blocked, &blocked).is_empty());

@@ -679,11 +679,13 @@ proptest! {
         prop_assert_eq!(report.state, State::RolledBack);
         prop_assert!(world.all_at(SOURCE));
         let changes = world.changes;
-        world.calm();
+        let (_, report) = world.calm();
+        prop_assert_eq!(report.state, State::RolledBack);
         prop_assert_eq!(world.changes, changes, "the failed target was tried again");
         world.broken.clear();
         world.wanted.retry = 1;
-        world.calm();
+        let (_, report) = world.calm();
+        prop_assert_eq!(report.state, State::Idle);
         prop_assert!(world.all_at(TARGET), "a raised retry tries it again");
     }
 

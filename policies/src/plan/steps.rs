@@ -2,7 +2,7 @@
 
 use strum::IntoEnumIterator as _;
 
-use crate::model::{Cluster, Component, Node, NodeName, Phase, Rollout, Seen};
+use crate::model::{Cluster, Component, Node, NodeName, Phase, Rollout, Running, Seen};
 use crate::quorum;
 use crate::report::Step;
 use crate::skew::{self, RunningVersions};
@@ -128,9 +128,10 @@ pub(super) fn may_take(
 /// A component that keeps its node disturbed. On the way back one that is still to be returned does not
 /// count: it may well be broken by the very version that is being taken away.
 fn unready(node: &Node, rollout: &Rollout) -> Option<Component> {
+    let matters = |r: &Running| rollout.phase != Phase::Back || r.is_at(rollout.source);
     node.components
         .iter()
-        .find(|(_, r)| !r.ready && !(rollout.phase == Phase::Back && !r.is_at(rollout.source)))
+        .find(|(_, r)| !r.ready && matters(r))
         .map(|(c, _)| *c)
 }
 
