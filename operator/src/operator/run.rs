@@ -65,9 +65,8 @@ pub enum RunError {
     Leader(#[from] LeaderError),
 }
 
-/// The runtime's own sign of life: nothing that blocks a worker may do so for long.
-const TICK: Duration = Duration::from_secs(5);
-const TICK_LIMIT: Duration = Duration::from_secs(60);
+/// Between two tries of the first contact.
+const BETWEEN_CONTACTS: Duration = Duration::from_secs(5);
 /// For the port to finish the answers in hand.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
@@ -98,7 +97,11 @@ pub async fn run(config: OperatorConfig, shutdown: CancellationToken) -> Result<
         health.clone(),
         afterwards.clone(),
     ));
-    tokio::spawn(afterwards.clone().run_until_cancelled_owned(tick(health.clone())));
+    tokio::spawn(
+        afterwards
+            .clone()
+            .run_until_cancelled_owned(health.clone().watch_runtime()),
+    );
     tokio::spawn(
         afterwards
             .clone()
@@ -137,14 +140,6 @@ pub async fn run(config: OperatorConfig, shutdown: CancellationToken) -> Result<
     Ok(ended?)
 }
 
-async fn tick(health: Health) {
-    let pulse = health.pulse("runtime", TICK_LIMIT);
-    loop {
-        pulse.beat();
-        sleep(TICK).await;
-    }
-}
-
 /// Ready means: an API server has answered once. A pod that cannot reach any is misconfigured, and a
 /// rollout of Lockkeeper must not go on over it.
 async fn first_contact(api: ApiServers, health: Health) {
@@ -161,7 +156,7 @@ async fn first_contact(api: ApiServers, health: Health) {
             }
             Err(error) => {
                 tracing::warn!(%error, "no API server for {} s", began.elapsed().as_secs());
-                sleep(TICK).await;
+                sleep(BETWEEN_CONTACTS).await;
             }
         }
     }

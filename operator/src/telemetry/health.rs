@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+const TICK: Duration = Duration::from_secs(5);
+const TICK_LIMIT: Duration = Duration::from_secs(60);
+
 /// Shared by the loops and the HTTP server. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
@@ -70,6 +73,15 @@ impl Health {
             .filter(|(_, silent, limit)| silent > limit)
             .map(|(name, silent, _)| (name, silent))
             .collect()
+    }
+
+    /// The runtime's own sign of life, for ever: nothing that blocks a worker may do so for long.
+    pub async fn watch_runtime(self) {
+        let pulse = self.pulse("runtime", TICK_LIMIT);
+        loop {
+            pulse.beat();
+            tokio::time::sleep(TICK).await;
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
