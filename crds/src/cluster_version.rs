@@ -153,13 +153,14 @@ pub struct Strategy {
 impl Default for Strategy {
     fn default() -> Self {
         // 300 s to be ready: kubeadm allows 4 to 5 minutes for the same (facts 1.4), on slow disks too.
-        // 3 passes at one a second outlast a load balancer's usual flap; 30 failures outlast an etcd
-        // leader election and a lease that must expire first (15 s).
+        // 3 passes at one a second outlast a load balancer's usual flap. 120 failures outlast what follows
+        // when a node's own API server was away: its controller manager and scheduler lose their lease,
+        // end, and are started again after the kubelet's back-off of 10, 20, 40 s.
         Self {
             ready_seconds: 300,
             confirm_seconds: 300,
             gate_passes: 3,
-            gate_failures: 30,
+            gate_failures: 120,
         }
     }
 }

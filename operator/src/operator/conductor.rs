@@ -157,7 +157,12 @@ impl Conductor {
             backups.iter().map(AsRef::as_ref),
             stores.iter().map(AsRef::as_ref),
         );
-        let Some(object) = self.object().await? else {
+        let read = self.object().await;
+        if read.is_err() && self.active {
+            // Nothing can be done without the object, but how long no server answers is to be known.
+            self.measure(&reports).await;
+        }
+        let Some(object) = read? else {
             self.active = false;
             self.attend(&reports, false, None).await?;
             self.assign_backups(&reports).await?;
@@ -284,6 +289,15 @@ impl Conductor {
             tracing::debug!(problems = ?round.problems(), "gates");
         }
         i64::try_from(round.longest_outage.as_secs()).ok()
+    }
+
+    /// A round of gates of which only the outage counts: while no API server answers, no pass gets as far
+    /// as a round of its own.
+    async fn measure(&mut self, reports: &BTreeMap<String, crds::ControlPlaneNode>) {
+        if self.measured_for.is_some() && self.gating.due(Instant::now()) {
+            let round = self.gating.round(&self.probe, reports, None).await;
+            self.teller.gates(&round);
+        }
     }
 
     /// Sees to it that every agent knows whether to be attentive, and what to check.
