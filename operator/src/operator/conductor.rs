@@ -23,11 +23,14 @@ use super::gating::{self, Gating};
 use super::leader::{Leadership, NotLeading};
 use super::wanted::{self, UnderstandError, kube_time};
 use super::{backups, sight, status, tell};
+use crate::api::Address;
 
 /// While a rollout is under way.
 const ACTIVE: Duration = Duration::from_secs(1);
 /// Otherwise; only so that a report that has become old is noticed without an event.
 const IDLE: Duration = Duration::from_secs(30);
+/// Between two looks at every server's readiness while nothing is under way: three requests a minute.
+const LOOK: Duration = Duration::from_secs(60);
 /// After a failure: doubled up to the second figure while a rollout is under way, to the third otherwise.
 const RETRY: [Duration; 3] = [
     Duration::from_millis(250),
@@ -49,6 +52,17 @@ pub(super) enum PassError {
     NotLeading(#[from] NotLeading),
 }
 
+impl PassError {
+    /// True when what was decided on had changed by the time it was written.
+    pub(super) fn is_conflict(&self) -> bool {
+        match self {
+            Self::Act(ActError::Changed(_)) => true,
+            Self::Act(ActError::Api(error)) => error.is_conflict(),
+            _ => false,
+        }
+    }
+}
+
 /// When to look again.
 enum After {
     Now,
@@ -65,6 +79,7 @@ pub(super) struct Conductor {
     fresh: Freshness,
     gating: Gating,
     measured_for: Option<String>,
+    looked_at: Option<Instant>,
     active: bool,
 }
 
@@ -97,6 +112,7 @@ impl Conductor {
             fresh: Freshness::default(),
             gating: Gating::default(),
             measured_for: None,
+            looked_at: None,
             active: false,
         }
     }
@@ -125,7 +141,12 @@ impl Conductor {
                     let limit = if self.active { active } else { idle };
                     let wait = first.saturating_mul(1 << failures.min(10)).min(limit);
                     failures += 1;
-                    tracing::warn!(%error, again_in = ?wait, "a pass was not finished");
+                    if error.is_conflict() {
+                        // Somebody else wrote first: looking again is the usual course.
+                        tracing::debug!(%error, "looking again");
+                    } else {
+                        tracing::warn!(%error, again_in = ?wait, "a pass was not finished");
+                    }
                     wait
                 }
             };
@@ -149,7 +170,7 @@ impl Conductor {
     async fn pass(&mut self) -> Result<After, PassError> {
         let reports = self.cache.reports();
         self.fresh.observe(reports.iter(), Instant::now());
-        self.hands.api.endpoints().learn(gating::addresses(&reports));
+        self.look_around(gating::addresses(&reports)).await;
         self.teller
             .nodes(&reports, |name| self.fresh.age(name, Instant::now()));
         let (backups, stores) = (self.cache.backups.state(), self.cache.stores.state());
@@ -182,6 +203,16 @@ impl Conductor {
             Action::Nothing => After::OnChange,
             _ => After::Now,
         })
+    }
+
+    /// Learns where the servers are, and while no round of gates does so, leaves those that are not ready.
+    async fn look_around(&mut self, addresses: Vec<Address>) {
+        let due = self.looked_at.is_none_or(|at| at.elapsed() >= LOOK);
+        if !self.active && due {
+            self.probe.look(&addresses).await;
+            self.looked_at = Some(Instant::now());
+        }
+        self.hands.api.endpoints().learn(addresses);
     }
 
     /// The object: from the watch while idle; read anew while a rollout is under way, so that a plan is
@@ -266,7 +297,7 @@ impl Conductor {
     ) -> Option<i64> {
         let rollout = memory.filter(|m| matches!(m.phase, Phase::Snapshot | Phase::Forward | Phase::Back))?;
         if self.measured_for.as_ref() != Some(&rollout.id) {
-            self.probe.forget_outages();
+            self.probe.measure(&rollout.id);
             let before = object
                 .status
                 .as_ref()

@@ -27,8 +27,7 @@ impl Teller {
         let outcome = match ended {
             Ok(true) => Outcome::Changed,
             Ok(false) => Outcome::Unchanged,
-            Err(PassError::Act(ActError::Changed(_))) => Outcome::Conflict,
-            Err(PassError::Act(ActError::Api(error))) if error.is_conflict() => Outcome::Conflict,
+            Err(error) if error.is_conflict() => Outcome::Conflict,
             Err(PassError::Act(ActError::Api(_)) | PassError::NotLeading(_)) => Outcome::ApiError,
             Err(_) => Outcome::Invalid,
         };

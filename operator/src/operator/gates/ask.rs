@@ -141,7 +141,7 @@ pub(super) async fn limited<T>(
     }
 }
 
-async fn readyz(client: &Client, limit: Duration) -> (Readiness, Option<Timestamp>) {
+pub(super) async fn readyz(client: &Client, limit: Duration) -> (Readiness, Option<Timestamp>) {
     let call = async {
         let request = Request::get("/readyz")
             .body(Body::empty())

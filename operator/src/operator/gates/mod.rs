@@ -120,7 +120,7 @@ pub struct GateRound {
     pub results: Vec<GateResult>,
     /// At least one API server is ready.
     pub any_ready: bool,
-    /// The longest time since [`GateProbe::forget_outages`] in which none was, as far as rounds saw it.
+    /// The longest time since [`GateProbe::measure`] in which none was, as far as rounds saw it.
     pub longest_outage: Duration,
 }
 
@@ -180,6 +180,7 @@ pub struct GateProbe {
 struct Memory {
     sights: Sights,
     outage: Outage,
+    measured: Option<String>,
     nodes_wanted: Option<usize>,
 }
 
@@ -201,9 +202,14 @@ impl GateProbe {
         self.memory().nodes_wanted = wanted;
     }
 
-    /// Begins to measure the longest outage anew.
-    pub fn forget_outages(&self) {
-        self.memory().outage = Outage::default();
+    /// Whose outages are measured. Another rollout begins anew; the same one goes on where it was, also after
+    /// the lease was lost and won again, which an outage brings about.
+    pub fn measure(&self, rollout: &str) {
+        let mut memory = self.memory();
+        if memory.measured.as_deref() != Some(rollout) {
+            memory.measured = Some(rollout.to_owned());
+            memory.outage = Outage::default();
+        }
     }
 
     /// How many nodes are ready now, through any server: the baseline for [`Self::want_ready_nodes`].
@@ -226,6 +232,12 @@ impl GateProbe {
         let any_ready = asked
             .iter()
             .any(|asked| matches!(asked.readiness, Readiness::Ready));
+        self.leave_unready(
+            servers
+                .iter()
+                .zip(&asked)
+                .map(|(s, a)| (&s.address, &a.readiness)),
+        );
         let ready_by = Instant::now();
         let (reads, leases, nodes) = join3(
             self.read_each(servers, &asked),
@@ -249,6 +261,36 @@ impl GateProbe {
             results,
             any_ready,
             longest_outage,
+        }
+    }
+
+    /// Asks each server only whether it is ready, and leaves those that are not. For times in which no round
+    /// is made: a server that has lost its etcd keeps a watch open and says nothing on it.
+    pub async fn look(&self, addresses: &[Address]) {
+        let asked = join_all(addresses.iter().map(|address| async move {
+            match self.api.client_for(address) {
+                Ok(client) => ask::readyz(&client, FIRST_LIMIT).await.0,
+                Err(error) => Readiness::Mute(error.to_string()),
+            }
+        }))
+        .await;
+        self.leave_unready(addresses.iter().zip(&asked));
+    }
+
+    /// Closes the connections to servers that are not ready, as long as another one is.
+    fn leave_unready<'a>(&self, seen: impl Iterator<Item = (&'a Address, &'a Readiness)> + Clone) {
+        if !seen
+            .clone()
+            .any(|(_, readiness)| matches!(readiness, Readiness::Ready))
+        {
+            return;
+        }
+        for (address, readiness) in seen {
+            if let Readiness::Unready(why) | Readiness::Mute(why) = readiness {
+                self.api
+                    .endpoints()
+                    .give_up(address, Instant::now(), format!("not ready: {why}"));
+            }
         }
     }
 
