@@ -196,6 +196,10 @@ fn etcd_members(cluster: &Cluster) -> Check {
             CheckVerdict::Pass,
             format!("{n} members healthy, one leader, no alarm, no learner"),
         ),
+        // Seen long ago is not seen: the agent that is silent is what a person must look at first.
+        Err(why) if cluster.nodes.values().any(|n| n.stale.is_some()) => {
+            check("Etcd", None, CheckVerdict::Unknown, why)
+        }
         Err(why) => check("Etcd", None, CheckVerdict::Block, why),
     }
 }
