@@ -85,8 +85,12 @@ impl Hands {
             .await?)
     }
 
-    /// Sets or removes the finalizer.
-    pub(super) async fn hold(&self, object: &crds::ClusterVersion, hold: bool) -> Result<(), ActError> {
+    /// Sets or removes the finalizer; returns the object as it is then.
+    pub(super) async fn hold(
+        &self,
+        object: &crds::ClusterVersion,
+        hold: bool,
+    ) -> Result<crds::ClusterVersion, ActError> {
         let mut kept: Vec<String> = object.metadata.finalizers.clone().unwrap_or_default();
         kept.retain(|f| f != FINALIZER);
         if hold {
@@ -96,13 +100,11 @@ impl Hands {
         let patch =
             json!({"metadata": {"resourceVersion": object.metadata.resource_version, "finalizers": kept}});
         let (params, patch, api) = (PatchParams::default(), Patch::Merge(&patch), self.versions());
-        self.api
-            .within(
-                "set the finalizer of ClusterVersion cluster",
-                api.patch("cluster", &params, &patch),
-            )
-            .await?;
-        Ok(())
+        let call = api.patch("cluster", &params, &patch);
+        Ok(self
+            .api
+            .within("set the finalizer of ClusterVersion cluster", call)
+            .await?)
     }
 
     /// Asks a node's agent for attention and for checks.

@@ -189,13 +189,13 @@ impl Conductor {
             self.assign_backups(&reports).await?;
             return Ok(After::OnChange);
         };
-        let look = self.look(object, reports).await?;
+        let mut look = self.look(object, reports).await?;
         let (action, report) = plan(&look.wanted, look.memory.as_ref(), &look.cluster, Utc::now());
         tracing::debug!(?action, state = %report.state, summary = %report.summary, "planned");
         let request = look.memory.as_ref().and_then(|m| request(m, &look.object));
         self.attend(&look.reports, self.active, request.as_ref()).await?;
         self.leadership.check()?;
-        let memory = self.act(&action, &look).await?;
+        let memory = self.act(&action, &mut look).await?;
         self.tell(&look, &action, &report, memory.as_ref()).await?;
         self.assign_backups(&look.reports).await?;
         Ok(match action {
@@ -304,7 +304,7 @@ impl Conductor {
                 .and_then(|s| s.rollout.as_ref())
                 .map(|r| r.ready_nodes);
             self.probe
-                .want_ready_nodes(before.and_then(|n| usize::try_from(n).ok()));
+                .want_ready_nodes(before.and_then(|n| usize::try_from(n).ok()).map(tolerable));
             self.measured_for = Some(rollout.id.clone());
             self.gating = Gating::default();
         }
@@ -350,7 +350,7 @@ impl Conductor {
     }
 
     /// Does the one thing; returns the memory that follows from it.
-    async fn act(&mut self, action: &Action, look: &Look) -> Result<Option<Rollout>, PassError> {
+    async fn act(&mut self, action: &Action, look: &mut Look) -> Result<Option<Rollout>, PassError> {
         let now = Utc::now();
         let memory = look.memory.clone();
         match action {
@@ -360,7 +360,7 @@ impl Conductor {
                 target,
                 order,
             } => {
-                self.hands.hold(&look.object, true).await?;
+                look.object = self.hands.hold(&look.object, true).await?;
                 return Ok(Some(wanted::begun(
                     *source,
                     *target,
@@ -370,7 +370,7 @@ impl Conductor {
                 )));
             }
             Action::Forget => return Ok(None),
-            Action::LetGo => self.hands.hold(&look.object, false).await?,
+            Action::LetGo => look.object = self.hands.hold(&look.object, false).await?,
             Action::TakeSnapshot { name } => {
                 if let Some(store) = &look.object.spec.backup.store_ref {
                     self.hands.take_snapshot(name, store).await?;
@@ -467,6 +467,12 @@ impl Conductor {
         }
         Ok(())
     }
+}
+
+/// How many ready nodes are enough where `before` were ready: every one of a small cluster; of a large one
+/// nine in ten, since in a large cluster some node or other is always on its way out or in.
+const fn tolerable(before: usize) -> usize {
+    before - before / 10
 }
 
 /// The version that a rollout goes to now.

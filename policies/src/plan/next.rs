@@ -470,7 +470,9 @@ impl Planner<'_> {
             Backup::Stored => None,
             _ if !required => None,
             other => {
-                let message = format!("the snapshot is needed and cannot be seen any more ({other:?})");
+                let message = format!(
+                    "the snapshot that this rollout began with cannot be seen any more ({other:?}): set spec.version back, or spec.backup.required to false"
+                );
                 Some(Next::Hold("BackupUnknown", message))
             }
         }
