@@ -1,9 +1,18 @@
-/* The process of a pod's sandbox: holds the namespaces, reaps what is left to it, ends on a signal. */
+/* The process of a pod's sandbox: holds the namespaces, reaps what is left to it, ends on a signal.
+   With -v it says who it is and ends: kubeadm's health-check Job before an upgrade asks for that. */
 #include <signal.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-int main(void) {
+int main(int argc, char **argv) {
+  for (int i = 1; i < argc; i++) {
+    if (strcmp(argv[i], "-v") == 0) {
+      puts("pause of the lab");
+      return 0;
+    }
+  }
   sigset_t wanted;
   sigemptyset(&wanted);
   sigaddset(&wanted, SIGINT);

@@ -132,11 +132,17 @@ fn etcd_image(cache: &Cache, version: &str) -> Result<PathBuf> {
 }
 
 fn pause(cache: &Cache, tag: &str) -> Result<PathBuf> {
-    cached(cache, "pause", tag, &short_hash([PAUSE_SOURCE.as_bytes()]), || {
-        Ok(Image::new(format!("{REGISTRY}/pause:{tag}"))
-            .file(pause_binary(cache)?, "/pause")
-            .entrypoint(&["/pause"]))
-    })
+    cached(
+        cache,
+        "pause",
+        tag,
+        &short_hash([PAUSE_SOURCE.as_bytes()]),
+        || {
+            Ok(Image::new(format!("{REGISTRY}/pause:{tag}"))
+                .file(pause_binary(cache)?, "/pause")
+                .entrypoint(&["/pause"]))
+        },
+    )
 }
 
 /// A program that starts, takes any flags, waits for a signal and does nothing else: the sandbox's, and as an

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod fault;
+mod paths;
 
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
@@ -55,6 +56,14 @@ struct Name {
 enum Command {
     /// Build all binaries that are missing.
     Build,
+    /// Print where built programs lie, as lines for a shell: ETCD, KUBE_APISERVER, KUBECTL, HELM.
+    Env,
+    /// Print a folder that holds etcd, etcdctl, etcdutl and versitygw.
+    BinDir,
+    /// Bring up a cluster, install Lockkeeper, upgrade it on the screen, and leave it up.
+    Demo(crate::demo::Wanted),
+    /// Measure Lockkeeper against kubeadm; one JSON object, and a table in BENCHMARKS.md.
+    Bench(crate::bench::Wanted),
     /// Bring a lab up.
     Up(Up),
     /// Take a lab down, whatever state it is in.
@@ -208,6 +217,16 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             runtime.block_on(crate::s3_proxy::serve(listen, to, control))?;
         }
         Command::Build => build_all()?,
+        Command::Env => print!("{}", paths::env()?),
+        Command::BinDir => println!("{}", paths::bin_dir()?.display()),
+        Command::Demo(wanted) => {
+            interrupt::listen()?;
+            return crate::demo::run(&wanted);
+        }
+        Command::Bench(wanted) => {
+            interrupt::listen()?;
+            return crate::bench::run(&wanted);
+        }
         Command::Up(up) => bring_up(up)?,
         Command::Down { name, all } => take_down(&name.name, all)?,
         Command::In { name, node, command } => {

@@ -90,14 +90,19 @@ impl<'a> Keeper<'a> {
     pub async fn at_start(scene: &'a Scene, strategy: Strategy) -> Result<Self> {
         scene.wait_until_whole(MINUTE * 3).await?;
         install_once(scene)?;
-        let keeper = Self {
-            scene,
-            client: scene.client().await?,
-        };
+        let keeper = Self::installed(scene).await?;
         keeper.apply(&spec(START, strategy)).await?;
         keeper.idle_at(START).await?;
         runs(scene, START).await?;
         Ok(keeper)
+    }
+
+    /// Lockkeeper in a lab where it is installed.
+    pub async fn installed(scene: &'a Scene) -> Result<Self> {
+        Ok(Self {
+            scene,
+            client: scene.client().await?,
+        })
     }
 
     /// The client it asks with: through the load balancer.
@@ -235,7 +240,10 @@ impl<'a> Keeper<'a> {
     pub async fn ticket_numbers(&self) -> Result<BTreeMap<String, i64>> {
         let number = |node: ControlPlaneNode| node.spec.ticket.map_or(0, |ticket| ticket.number);
         let nodes = self.nodes().await?;
-        Ok(nodes.into_iter().map(|(name, node)| (name, number(node))).collect())
+        Ok(nodes
+            .into_iter()
+            .map(|(name, node)| (name, number(node)))
+            .collect())
     }
 
     /// Every EtcdBackup.

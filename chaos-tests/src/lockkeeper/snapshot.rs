@@ -54,7 +54,10 @@ pub async fn check_snapshot(scene: &Scene, uri: &str) -> Result<String> {
         .with_context(|| format!("`{uri}` is no s3:// address"))?;
     let store = scene.store()?;
     let beside = key.replace("snapshot.db", "manifest.json");
-    let manifest = store.get(&beside.clone().into()).await.with_context(|| beside.clone())?;
+    let manifest = store
+        .get(&beside.clone().into())
+        .await
+        .with_context(|| beside.clone())?;
     let manifest: Manifest = serde_json::from_slice(&manifest.bytes().await?)?;
     let bytes = store.get(&key.into()).await?.bytes().await?;
     ensure!(

@@ -15,7 +15,9 @@ const API_SERVER: &str = "kube-apiserver";
 
 /// Puts the images of [`BAD_TARGET`] onto every node.
 pub fn import_bad_target(scene: &Scene) -> Result<()> {
-    scene.say(format_args!("images of {BAD_TARGET}, whose API server is never ready"));
+    scene.say(format_args!(
+        "images of {BAD_TARGET}, whose API server is never ready"
+    ));
     let tar = broken(scene, BAD_TARGET)?;
     scene.lab.import(&tar)?;
     for node in scene.lab.nodes() {
@@ -31,7 +33,9 @@ pub fn import_bad_target(scene: &Scene) -> Result<()> {
 
 /// Puts an API server that is never ready in the place of [`TARGET`]'s on one node.
 pub fn break_target_on(scene: &Scene, node: &str) -> Result<()> {
-    scene.say(format_args!("{node}: an API server of {TARGET} that is never ready"));
+    scene.say(format_args!(
+        "{node}: an API server of {TARGET} that is never ready"
+    ));
     scene.lab.node(node)?.import(&broken(scene, TARGET)?)
 }
 

@@ -58,7 +58,9 @@ async fn node_runs(scene: &Scene, node: &Node, version: &str) -> Result<()> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), "kube-system");
     for component in CONTROL_PLANE {
         let image = reference(component, version);
-        let path = node.kubernetes_folder().join(format!("manifests/{component}.yaml"));
+        let path = node
+            .kubernetes_folder()
+            .join(format!("manifests/{component}.yaml"));
         let manifest: serde_yaml::Value = serde_yaml::from_str(&std::fs::read_to_string(&path)?)?;
         let asked = image_of(&manifest).with_context(|| format!("{} names no image", path.display()))?;
         ensure!(asked == image, "{component}'s manifest asks for {asked}");
@@ -87,7 +89,12 @@ async fn node_runs(scene: &Scene, node: &Node, version: &str) -> Result<()> {
 }
 
 fn image_of(manifest: &serde_yaml::Value) -> Option<&str> {
-    manifest.get("spec")?.get("containers")?.get(0)?.get("image")?.as_str()
+    manifest
+        .get("spec")?
+        .get("containers")?
+        .get(0)?
+        .get("image")?
+        .as_str()
 }
 
 /// One process, and byte for byte the program that was built as this version.
@@ -102,7 +109,10 @@ fn is_binary(node: &Node, component: &str, version: &str) -> Result<()> {
         .arg(format!("/proc/{}/exe", process.pid))
         .arg(&wanted)
         .output()?;
-    ensure!(same.success(), "the process {component} is not the program of {version}");
+    ensure!(
+        same.success(),
+        "the process {component} is not the program of {version}"
+    );
     Ok(())
 }
 

@@ -44,7 +44,8 @@ impl Watcher {
                     let ready = is_ready(client).await;
                     (node.name().to_owned(), ready)
                 });
-                let ready: BTreeMap<String, bool> = futures::future::join_all(looks).await.into_iter().collect();
+                let ready: BTreeMap<String, bool> =
+                    futures::future::join_all(looks).await.into_iter().collect();
                 // Disks are read after the answers and all in one go: what is compared is of one moment.
                 let seen = watched
                     .iter()

@@ -1,11 +1,23 @@
 //! The scenarios by name. Each is a file of this folder: a function that plays in a [`Scene`] and returns, in a
 //! sentence, what was seen.
 
+mod agent_killed;
+mod api_away;
+mod blocked_by_rehearsal;
 mod lab_smoke;
+mod operator_killed;
+mod power_cut;
+mod quorum_at_risk;
+mod rollback_ha;
+mod rollback_late;
+mod store_down;
+mod struck;
+mod upgrade_ha;
 
 use anyhow::{Result, bail};
 use futures::future::LocalBoxFuture;
 
+use crate::recipes::TARGET;
 use crate::scene::Scene;
 use crate::state::Options;
 
@@ -47,8 +59,37 @@ impl std::fmt::Debug for Scenario {
     }
 }
 
-/// All of them, in the order in which they run.
-pub const ALL: &[Scenario] = &[lab_smoke::SCENARIO];
+/// All of them, in the order in which they run: those that leave the cluster as it was come first, so that one lab
+/// serves them all.
+pub const ALL: &[Scenario] = &[
+    lab_smoke::SCENARIO,
+    blocked_by_rehearsal::SCENARIO,
+    quorum_at_risk::SCENARIO,
+    rollback_ha::SCENARIO,
+    rollback_late::SCENARIO,
+    store_down::SCENARIO,
+    upgrade_ha::SCENARIO,
+    api_away::SCENARIO,
+    operator_killed::SCENARIO,
+    agent_killed::SCENARIO,
+    power_cut::SCENARIO,
+];
+
+/// Three nodes that have the target's images too.
+fn three_nodes() -> Options {
+    Options {
+        also: vec![TARGET.to_owned()],
+        ..Options::default()
+    }
+}
+
+/// One node that has the target's images too.
+fn one_node() -> Options {
+    Options {
+        nodes: 1,
+        ..three_nodes()
+    }
+}
 
 /// The scenarios of a list of names.
 pub fn by_names(names: &[String]) -> Result<Vec<Scenario>> {
