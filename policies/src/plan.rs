@@ -14,6 +14,7 @@ mod next;
 #[cfg(test)]
 mod simulation;
 mod steps;
+mod ticket;
 
 use std::time::Duration;
 

@@ -123,7 +123,51 @@ fn mib(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{AtRest, DuringSnapshot};
     use super::*;
+
+    #[test]
+    fn every_figure_has_its_row() {
+        let upgrade = |seconds| Upgrade {
+            seconds,
+            requests: 100,
+            failed_raw: 2,
+            failed_after_retry: 1,
+            longest_gap_seconds: 0.5,
+            lost_writes: 0,
+        };
+        let figures = Figures {
+            from: "v1.35.4".into(),
+            to: "v1.36.3".into(),
+            nodes: 3,
+            cores: 2,
+            lockkeeper: vec![upgrade(200.0)],
+            kubeadm: vec![upgrade(400.0)],
+            time_ratio: Some(0.5),
+            at_rest: Some(AtRest {
+                operator_mib: 20.0,
+                agent_mib: 15.0,
+                api_requests_per_minute: 7.0,
+            }),
+            during_snapshot: Some(DuringSnapshot {
+                filled_mib: 1024,
+                snapshot_mib: 1030.0,
+                seconds: 9.0,
+                operator_mib: 21.0,
+                agent_mib: 60.0,
+            }),
+        };
+        let text = render(&figures, "2026-01-01");
+        for row in [
+            "| 1 | Lockkeeper | 200 s | 100 | 2 | 1 | 0.50 s | 0 |",
+            "| 1 | kubeadm | 400 s |",
+            "| 0.50 | at most 0.6 |",
+            "| agent, highest during a snapshot of 1030 MiB | 60.0 MiB |",
+            "together | 7.0 a minute |",
+        ] {
+            assert!(text.contains(row), "{row} in {text}");
+        }
+    }
 
     #[test]
     fn only_what_stands_between_the_marks_is_replaced() {

@@ -69,7 +69,13 @@ async fn node_runs(scene: &Scene, node: &Node, version: &str) -> Result<()> {
         is_ready_with(&pod, &image).with_context(|| format!("{component}'s mirror pod"))?;
     }
     let nodes: Api<ControlPlaneNode> = Api::all(client);
-    if let Some(status) = nodes.get_opt(node.name()).await?.and_then(|object| object.status) {
+    let told = match nodes.get(node.name()).await {
+        Ok(object) => object.status,
+        // A cluster without Lockkeeper does not even know the kind.
+        Err(kube::Error::Api(status)) if status.code == 404 => None,
+        Err(error) => return Err(error.into()),
+    };
+    if let Some(status) = told {
         for component in status.components {
             let told = component.version.unwrap_or_default();
             ensure!(
