@@ -82,7 +82,7 @@ fn observed_members(cluster: &Cluster) -> Result<Vec<(NodeName, String)>, String
     let here: BTreeSet<String> = seen.iter().map(|(_, id)| id.clone()).collect();
     if let Some(missing) = named.difference(&here).next() {
         return Err(format!(
-            "etcd member {missing} is in the member list, and no control-plane node reports it: bring it back or remove it with `etcdctl member remove {missing}`"
+            "etcd member {missing} is in the member list, and no control-plane node reports it: start it again; only when its node is gone for good, `etcdctl member remove {missing}`"
         ));
     }
     if clusters.len() > 1 {

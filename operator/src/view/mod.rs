@@ -73,19 +73,28 @@ pub async fn run(args: StatusArgs, shutdown: CancellationToken) -> Result<u8, Vi
         return Ok(0);
     }
     let deadline = tokio::time::Instant::now() + Duration::from_secs(args.timeout);
+    let mut page = String::new();
     loop {
         match read().await {
             Ok(Some(object)) => {
-                screen.show(&render::page(&object))?;
-                if let Some(code) = settled(&object) {
+                let end = settled(&object);
+                // In a log every change of one line is enough, and the whole page at the end.
+                let whole = screen.terminal || end.is_some();
+                screen.show(&if whole {
+                    render::page(&object)
+                } else {
+                    render::line(&object)
+                })?;
+                if let Some(code) = end {
                     return Ok(code);
                 }
             }
             Ok(None) => return Err(ViewError::Absent),
-            Err(error) => screen.show(&format!(
-                "{}\n\n(no answer just now: {error})\n",
-                screen.last.trim_end()
-            ))?,
+            Err(error) if screen.terminal => {
+                screen.show(&format!("{page}\n(no answer just now: {error})\n"))?;
+            }
+            // The error itself changes from second to second; that there is none is news once.
+            Err(_) => screen.show("no API server answers just now")?,
         }
         tokio::select! {
             () = shutdown.cancelled() => return Ok(130),

@@ -4,6 +4,14 @@ use std::fmt::Write as _;
 
 use lockkeeper_crds::{CheckResult, ClusterVersion, ClusterVersionStatus};
 
+/// One line: the state and what goes on.
+pub(super) fn line(object: &ClusterVersion) -> String {
+    object.status.as_ref().map_or_else(
+        || "not looked at yet".to_owned(),
+        |s| format!("{:?} {} {}", s.state, s.progress.text, s.summary),
+    )
+}
+
 /// The page.
 pub(super) fn page(object: &ClusterVersion) -> String {
     let mut out = String::new();
