@@ -80,8 +80,9 @@ pub async fn run(args: StatusArgs, shutdown: CancellationToken) -> Result<u8, Vi
                 let end = settled(&object);
                 // In a log every change of one line is enough, and the whole page at the end.
                 let whole = screen.terminal || end.is_some();
+                page = render::page(&object);
                 screen.show(&if whole {
-                    render::page(&object)
+                    page.clone()
                 } else {
                     render::line(&object)
                 })?;
