@@ -40,6 +40,10 @@ pub struct ControlPlaneNodeSpec {
     /// Checks to make on this node. A new `id` asks for a new round.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preflight: Option<PreflightRequest>,
+    /// Ticket numbers up to this one are used up, whether or not a ticket was made of them: a number that
+    /// was reserved and given up must not be issued later by somebody who does not know of it.
+    #[serde(default)]
+    pub voided: i64,
     /// The one change in hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ticket: Option<Ticket>,

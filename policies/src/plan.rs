@@ -8,7 +8,7 @@
 //! rollout's memory ([`Action::Reserve`]), which is one object written by compare-and-swap. Only the
 //! reserved ticket is ever issued. An operator that was cut off and comes back finds that its memory is
 //! old when it reserves; one that had reserved finds its ticket issued by its successor, which is the
-//! same ticket.
+//! same ticket, or its number used up ([`Action::Void`]) where the successor gave the reservation up.
 
 mod next;
 #[cfg(test)]
@@ -58,6 +58,9 @@ pub enum Action {
     CountFailedBackup,
     /// Remember the ticket that will be issued.
     Reserve(InHand),
+    /// Use up the reserved number without a ticket: it is given up, and an operator that was cut off
+    /// before must not issue it after all.
+    Void(InHand),
     /// Issue the reserved ticket.
     Issue {
         /// Its number.

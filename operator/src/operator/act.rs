@@ -205,6 +205,24 @@ impl Hands {
         .await
     }
 
+    /// Uses up a number without a ticket.
+    pub(super) async fn void(&self, node: &NodeName, number: i64) -> Result<(), ActError> {
+        self.change_node(
+            node,
+            &format!("give up ticket {number} of {node}"),
+            |spec, last| {
+                if last >= number {
+                    return Err(ActError::Changed(format!(
+                        "ticket {number} on {node} is out already"
+                    )));
+                }
+                spec.voided = number;
+                Ok(())
+            },
+        )
+        .await
+    }
+
     /// Says the word on a ticket that has none yet.
     pub(super) async fn say(
         &self,
@@ -248,7 +266,8 @@ impl Hands {
             .as_ref()
             .and_then(|s| s.ticket.as_ref())
             .map_or(0, |t| t.number);
-        let last = object.spec.ticket.as_ref().map_or(0, |t| t.number).max(told);
+        let given = object.spec.ticket.as_ref().map_or(0, |t| t.number);
+        let last = given.max(told).max(object.spec.voided);
         change(&mut object.spec, last)?;
         let params = PostParams {
             field_manager: Some(FIELD_MANAGER.to_owned()),

@@ -382,6 +382,7 @@ impl Conductor {
                 let ticket = ticket(*number, changes, look);
                 self.hands.issue(&step.node, ticket).await?;
             }
+            Action::Void(t) => self.hands.void(&t.node, t.number).await?,
             Action::Confirm(t) => {
                 self.hands
                     .say(&t.node, t.number, crds::Verdict::Confirmed, None)

@@ -89,7 +89,10 @@ fn node(object: &crds::ControlPlaneNode, rollout: Option<&str>, stale: Option<St
         etcd: status.etcd.as_ref().map_or(Seen::Absent, etcd),
         manifest_problems: status.manifest_problems.clone(),
         // Whatever became of our side of it: a number that the agent has seen is never given out again.
-        last_number: given.map_or(0, |t| t.number).max(told.map_or(0, |t| t.number)),
+        last_number: given
+            .map_or(0, |t| t.number)
+            .max(told.map_or(0, |t| t.number))
+            .max(object.spec.voided),
         ticket: ticket(given, told),
         preflight: status
             .preflight

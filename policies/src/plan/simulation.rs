@@ -94,11 +94,18 @@ struct Journal {
 struct SimNode {
     running: BTreeMap<Component, Running>,
     ticket: Option<Ticket>,
+    voided: i64,
     spec_version: u64,
     journal: Option<Journal>,
     silent: bool,
     etcd_up: bool,
     reported: Node,
+}
+
+impl SimNode {
+    fn last_number(&self) -> i64 {
+        self.ticket.as_ref().map_or(0, |t| t.number).max(self.voided)
+    }
 }
 
 struct World {
@@ -135,6 +142,7 @@ impl World {
                     let sim = SimNode {
                         running: node.components.clone(),
                         ticket: None,
+                        voided: 0,
                         spec_version: 0,
                         journal: None,
                         silent: false,
@@ -179,7 +187,7 @@ impl World {
             .map(|(name, n)| {
                 let mut seen = n.reported.clone();
                 seen.stale = n.silent.then(|| "no report".to_owned());
-                seen.last_number = n.ticket.as_ref().map_or(0, |t| t.number);
+                seen.last_number = n.last_number();
                 seen.ticket = n.ticket.as_ref().map(|t| {
                     let told = n.reported.ticket.as_ref().filter(|r| r.number == t.number);
                     TicketView {
@@ -278,11 +286,9 @@ impl World {
             Action::Issue { number, step } => {
                 check_issue(sight, &step.node);
                 let node = self.nodes.get_mut(&step.node).unwrap();
-                if swap(node, &step.node) {
-                    assert!(
-                        node.ticket.as_ref().is_none_or(|t| t.number < number),
-                        "a number is given out once"
-                    );
+                // As the operator does it: read anew, refused when the number is used up.
+                if node.last_number() < number {
+                    node.spec_version += 1;
                     let forward = sight.memory.as_ref().unwrap().in_hand.as_ref().unwrap().forward;
                     let (changes, to) = (step.components, step.version);
                     node.ticket = Some(Ticket {
@@ -292,6 +298,13 @@ impl World {
                         forward,
                         verdict: Verdict::Pending,
                     });
+                }
+            }
+            Action::Void(t) => {
+                let node = self.nodes.get_mut(&t.node).unwrap();
+                if node.last_number() < t.number {
+                    node.spec_version += 1;
+                    node.voided = t.number;
                 }
             }
             Action::Confirm(t) | Action::Withdraw { ticket: t, .. } => {

@@ -92,13 +92,11 @@ impl Planner<'_> {
 
     /// The ticket is reserved and not out: issue it if it may still be, else give it up.
     fn issue(&self, rollout: &Rollout, ticket: &InHand, last_number: i64) -> Next {
-        let release = |why: String| Next::Do(Action::Release { then: None }, why);
         if last_number >= ticket.number {
-            return release(format!(
-                "ticket {} on {} was superseded",
-                ticket.number, ticket.node
-            ));
+            let why = format!("ticket {} on {} is given up", ticket.number, ticket.node);
+            return Next::Do(Action::Release { then: None }, why);
         }
+        let give_up = |why: String| Next::Do(Action::Void(ticket.clone()), why);
         let version = if ticket.forward {
             rollout.target
         } else {
@@ -106,11 +104,11 @@ impl Planner<'_> {
         };
         let wish_gone = ticket.forward && (self.wish_changed(rollout) || rollout.phase != Phase::Forward);
         if wish_gone || self.wanted.deleting || (ticket.forward && self.wanted.paused) {
-            return release("not issued: the wish has changed".to_owned());
+            return give_up("not issued: the wish has changed".to_owned());
         }
         let left = steps::remaining(self.cluster, &rollout.order, version);
         let Some(step) = left.into_iter().find(|s| s.node == ticket.node) else {
-            return release(format!("{} needs nothing any more", ticket.node));
+            return give_up(format!("{} needs nothing any more", ticket.node));
         };
         if ticket.forward
             && let Some(hold) = self.no_snapshot()
@@ -118,7 +116,7 @@ impl Planner<'_> {
             return hold;
         }
         match steps::may_take(self.cluster, rollout, &step) {
-            Err((_, why)) => release(why),
+            Err((_, why)) => give_up(why),
             Ok(()) => {
                 let why = step.to_string();
                 Next::Do(
