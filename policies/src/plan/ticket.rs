@@ -39,6 +39,9 @@ impl Planner<'_> {
                 reason,
             );
         }
+        if let Some(why) = &node.stale {
+            return Next::Hold("AgentLost", format!("{}: {why}", ticket.node));
+        }
         if view.state != Some(TicketState::Ready) {
             let message = if view.message.is_empty() {
                 "its agent has not taken the ticket up yet"
@@ -46,9 +49,6 @@ impl Planner<'_> {
                 &view.message
             };
             return Next::Hold("AgentWorking", format!("{}: {message}", ticket.node));
-        }
-        if let Some(why) = &node.stale {
-            return Next::Hold("AgentLost", format!("{}: {why}", ticket.node));
         }
         self.judge(ticket)
     }
