@@ -10,6 +10,8 @@ MAKEFLAGS += --no-print-directory
 export LOCKKEEPER_CACHE ?= /var/cache/lockkeeper
 export CARGO_TARGET_DIR ?= $(LOCKKEEPER_CACHE)/target
 export INSTA_UPDATE ?= no
+# The same courses of events in every `make test`; `make explore` looks for new ones.
+export PROPTEST_RNG_SEED ?= 7
 
 TARGET := x86_64-unknown-linux-musl
 OUT := $(CARGO_TARGET_DIR)/$(TARGET)/release
@@ -41,6 +43,7 @@ test: ## Everything that CI runs: lints, unit and property tests, chart, policie
 .PHONY: chaos
 chaos: setup build ## Every lab scenario; SEED=N repeats a run
 	@$(LAB) build
+	@$(MAKE) explore
 	@$(MAKE) real
 	@$(LAB) run --all $(if $(SEED),--seed $(SEED))
 
@@ -66,6 +69,10 @@ lint: ## Format, clippy, generated files
 .PHONY: unit
 unit: ## Unit, property and golden tests
 	@cargo test --locked --workspace
+
+.PHONY: explore
+explore: ## The property tests with courses of events that nobody has seen yet
+	@env -u PROPTEST_RNG_SEED cargo test --locked -p lockkeeper-policies -p lockkeeper --lib
 
 .PHONY: store-test
 store-test: ## Snapshots against a real etcd and a real S3 server
