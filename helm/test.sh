@@ -79,6 +79,12 @@ refuse "an agent's pod is not" "violates PodSecurity" pod_of daemonset/lockkeepe
 check "NOTES say so" says "enforces Pod Security \"restricted\"" "$HELM" upgrade lockkeeper "$chart" -n "$ns" --dry-run=server
 check "namespace privileged" psa privileged
 check "an agent's pod is admitted there" pod_of daemonset/lockkeeper-agent
+guard() { k -n "$ns" get configmap lockkeeper-guard -o 'jsonpath={.data.guard\.yaml}'; }
+taken() { guard | k create --dry-run=server --validate=strict -f -; }
+references() { guard | grep -E 'serviceAccount|secret|configMap|persistentVolumeClaim|projected'; true; }
+check "the guard is a pod that the server takes" taken
+# A kubelet that boots without an API has none of these to give.
+check "the guard refers to nothing in the API" equals "" references
 
 # Who may do what. VERB RESOURCE[/SUB] [NAMESPACE] per line, as the API server answers it.
 can() { # ACCOUNT yes|no VERB THING [-n NAMESPACE] [--subresource=S]

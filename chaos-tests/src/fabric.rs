@@ -73,11 +73,12 @@ pub fn start_load_balancer(home: &Home, nodes: u8) -> Result<()> {
     )
 }
 
-/// A server counts as up or down after two looks, a second apart: what a careful admin sets.
+/// A server counts as up or down after two looks, a second apart: what a careful admin sets. A connection that is
+/// refused goes to another server, as in kubeadm's guide for highly available clusters.
 fn haproxy(nodes: u8, socket: &Path) -> String {
     let mut text = format!(
         "global\n  stats socket {} mode 600 level admin\n\
-         defaults\n  mode tcp\n  timeout connect 2s\n  timeout client 1h\n  timeout server 1h\n\
+         defaults\n  mode tcp\n  option redispatch\n  retries 1\n  timeout connect 2s\n  timeout client 1h\n  timeout server 1h\n\
          frontend api\n  bind {}\n  default_backend api-servers\n\
          backend api-servers\n  option httpchk GET /readyz\n  http-check expect status 200\n  \
          default-server check check-ssl verify none inter 1s fall 2 rise 2 on-marked-down shutdown-sessions\n",

@@ -142,6 +142,11 @@ pub struct Strategy {
     /// manifest back, whether it can reach an API server or not.
     #[schemars(range(min = 30, max = 3600))]
     pub confirm_seconds: u32,
+    /// Seconds that an API server which is being replaced has for its requests in flight, counted from when it
+    /// takes no new connection. After that only watches are left on it, which do not end by themselves, and its
+    /// agent ends it; the kubelet would after the pod's grace period, 30 s with kubeadm.
+    #[schemars(range(min = 0, max = 600))]
+    pub drain_seconds: u32,
     /// Rounds of gates in a row that must pass before the next node.
     #[schemars(range(min = 1, max = 100))]
     pub gate_passes: u32,
@@ -149,6 +154,9 @@ pub struct Strategy {
     #[schemars(range(min = 1, max = 1000))]
     pub gate_failures: u32,
 }
+
+/// As long as a webhook may take unless its configuration says otherwise: a write that waits for one is finished.
+pub(crate) const DRAIN_SECONDS: u32 = 10;
 
 impl Default for Strategy {
     fn default() -> Self {
@@ -159,6 +167,7 @@ impl Default for Strategy {
         Self {
             ready_seconds: 300,
             confirm_seconds: 300,
+            drain_seconds: DRAIN_SECONDS,
             gate_passes: 3,
             gate_failures: 120,
         }

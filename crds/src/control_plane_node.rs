@@ -5,6 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::cluster_version::DRAIN_SECONDS;
 use crate::{Check, Component, LocalReference, Tristate};
 
 /// What the operator wants of one node. Its name is the node's name.
@@ -79,6 +80,9 @@ pub struct Ticket {
     pub ready_seconds: u32,
     /// Seconds from ready until it is confirmed, or it is undone.
     pub confirm_seconds: u32,
+    /// Seconds that an API server which is being replaced has for its requests in flight.
+    #[serde(default = "drain_seconds")]
+    pub drain_seconds: u32,
     /// What the agent does with a ready step that nobody confirms in time.
     #[serde(default)]
     pub unconfirmed: Unconfirmed,
@@ -88,6 +92,10 @@ pub struct Ticket {
     /// Why it was withdrawn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+const fn drain_seconds() -> u32 {
+    DRAIN_SECONDS
 }
 
 /// What becomes of a step that is ready and that nobody confirms in time.

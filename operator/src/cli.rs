@@ -56,6 +56,13 @@ Examples:
 Examples:
   lockkeeper agent --node-name cp-1")]
     Agent(AgentArgs),
+    /// Undoes a step on its own node when the agent cannot be started; a static pod that the agent puts on and
+    /// takes off. Takes the agent's flags.
+    #[command(after_help = "\
+Examples:
+  By hand on a node, after the agent's DaemonSet is gone in the middle of a step:
+    lockkeeper guard --node-name cp-1")]
+    Guard(AgentConfig),
     /// Shows where an upgrade stands.
     Status(StatusArgs),
     /// Prints the version.
@@ -128,6 +135,7 @@ impl Cli {
             Command::Agent(args) => {
                 agent::serve(args.config, args.metrics_address, shutdown).await?;
             }
+            Command::Guard(config) => agent::guard(config, shutdown).await?,
             Command::Status(args) => return Ok(view::run(args, shutdown).await?),
             Command::Version => {
                 use std::io::Write as _;

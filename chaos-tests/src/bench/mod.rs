@@ -228,7 +228,11 @@ fn clients(scene: &Scene) -> Result<Load> {
 fn ended(scene: &Scene, load: Load, took: Duration) -> Result<Upgrade> {
     std::thread::sleep(AROUND);
     let report = load.stop()?;
-    scene.say(format_args!("{:.0} s; {report}", took.as_secs_f64()));
+    scene.say(format_args!(
+        "{:.0} s; {report}\n{}",
+        took.as_secs_f64(),
+        report.details()
+    ));
     Ok(Upgrade::new(took, &report))
 }
 

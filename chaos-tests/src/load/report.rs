@@ -43,6 +43,26 @@ impl Report {
             .sum()
     }
 
+    /// What failed and when, a line a stream that has something to tell.
+    #[must_use]
+    pub fn details(&self) -> String {
+        let lines: Vec<String> = self
+            .streams
+            .iter()
+            .filter(|(_, stream)| stream.failed_raw > 0)
+            .map(|(name, stream)| {
+                format!(
+                    "{name}: {:?} in the seconds {:?}; longest gap {} ms, until {} ms",
+                    stream.errors,
+                    stream.failed_in_second,
+                    stream.longest_gap_ms,
+                    stream.longest_gap_until_ms
+                )
+            })
+            .collect();
+        lines.join("\n")
+    }
+
     /// The longest time that any stream saw no success.
     #[must_use]
     pub fn longest_gap(&self) -> Duration {
@@ -83,14 +103,21 @@ pub struct StreamReport {
     pub failed_after_retry: u64,
     /// The longest time without a success, in milliseconds.
     pub longest_gap_ms: u64,
+    /// When it ended, in milliseconds since the clients began.
+    #[serde(default)]
+    pub longest_gap_until_ms: u64,
     /// First failures by kind.
     pub errors: BTreeMap<String, u64>,
+    /// When each second with a first failure began, in seconds since the clients began, and how many it had.
+    #[serde(default)]
+    pub failed_in_second: BTreeMap<u64, u64>,
 }
 
 /// One stream's counters while it runs.
 #[derive(Debug)]
 pub(super) struct Counter {
     report: StreamReport,
+    began: Instant,
     last_success: Instant,
 }
 
@@ -98,6 +125,7 @@ impl Counter {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             report: StreamReport::default(),
+            began: now,
             last_success: now,
         }
     }
@@ -107,12 +135,17 @@ impl Counter {
     }
 
     pub(super) fn succeeded(&mut self, now: Instant) {
-        self.report.longest_gap_ms = self.report.longest_gap_ms.max(self.gap(now));
+        if self.gap(now) > self.report.longest_gap_ms {
+            self.report.longest_gap_ms = self.gap(now);
+            self.report.longest_gap_until_ms = millis(now.saturating_duration_since(self.began));
+        }
         // Answers may overtake each other.
         self.last_success = self.last_success.max(now);
     }
 
-    pub(super) fn failed_at_first(&mut self, kind: &str) {
+    pub(super) fn failed_at_first(&mut self, now: Instant, kind: &str) {
+        let second = now.saturating_duration_since(self.began).as_secs();
+        *self.report.failed_in_second.entry(second).or_default() += 1;
         self.report.failed_raw += 1;
         *self.report.errors.entry(kind.to_owned()).or_default() += 1;
     }
@@ -122,7 +155,7 @@ impl Counter {
     }
 
     fn gap(&self, now: Instant) -> u64 {
-        u64::try_from(now.saturating_duration_since(self.last_success).as_millis()).unwrap_or(u64::MAX)
+        millis(now.saturating_duration_since(self.last_success))
     }
 
     /// The counters now; a gap that is still open counts.
@@ -131,6 +164,10 @@ impl Counter {
         report.longest_gap_ms = report.longest_gap_ms.max(self.gap(now));
         report
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -147,5 +184,6 @@ mod tests {
         counter.succeeded(at(6));
         counter.succeeded(at(7));
         assert_eq!(counter.report(at(7)).longest_gap_ms, 5000);
+        assert_eq!(counter.report(at(7)).longest_gap_until_ms, 6000);
     }
 }

@@ -180,7 +180,7 @@ impl Clients {
             if std::mem::take(&mut first)
                 && let Some(mut counter) = self.counter(name)
             {
-                counter.failed_at_first(&kind(&result));
+                counter.failed_at_first(Instant::now(), &kind(&result));
             }
             match next {
                 Next::Again(after) if tries < RETRIES => tokio::time::sleep(after).await,

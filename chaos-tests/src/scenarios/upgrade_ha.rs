@@ -33,7 +33,11 @@ async fn play(scene: &Scene) -> Result<String> {
     let status = keeper.settles("Completed", UPGRADE).await?;
     let took = began.elapsed();
     let report = load.stop()?;
-    scene.say(format_args!("upgraded in {}: {report}", spoken(took)));
+    scene.say(format_args!(
+        "upgraded in {}: {report}\n{}",
+        spoken(took),
+        report.details()
+    ));
 
     runs(scene, TARGET).await?;
     ensure!(report.lost_writes.is_empty(), "{}", report.lost_writes.join("; "));

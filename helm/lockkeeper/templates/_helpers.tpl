@@ -27,3 +27,78 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- with .annotations }}{{ $_ := set $meta "annotations" (merge (default dict $meta.annotations) .) }}{{ end -}}
 {{ toYaml .object }}
 {{- end }}
+
+{{/* What agent and guard share: they look at the same host with the same hands. Call each with the root. */}}
+{{- define "lockkeeper.hostSecurity" -}}
+# Root without privilege: root's files, and no capability but the three to read and replace them.
+runAsUser: 0
+runAsGroup: 0
+privileged: false
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+  add: [DAC_OVERRIDE, CHOWN, FOWNER]
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "lockkeeper.hostMounts" -}}
+# The directory above manifests/: its rename(2) must stay within one mount, and pki/ lies beside it.
+- {name: kubernetes, mountPath: /etc/kubernetes}
+- {name: journal, mountPath: /var/lib/lockkeeper}
+# The directory, not the socket: a restarted runtime makes a new socket.
+- name: cri
+  mountPath: {{ .Values.agent.criSocketDir }}
+  mountPropagation: {{ .Values.agent.criMountPropagation }}
+- {name: pod-logs, mountPath: /var/log/pods, readOnly: true}
+{{- end }}
+
+{{- define "lockkeeper.hostVolumes" -}}
+- name: kubernetes
+  hostPath: {path: /etc/kubernetes, type: Directory}
+- name: journal
+  hostPath: {path: /var/lib/lockkeeper, type: DirectoryOrCreate}
+- name: cri
+  hostPath: {path: {{ .Values.agent.criSocketDir }}, type: Directory}
+- name: pod-logs
+  hostPath: {path: /var/log/pods, type: DirectoryOrCreate}
+{{- end }}
+
+{{/* A static pod, which the agent puts beside the components' manifests while it changes an API server. The kubelet
+     starts it with no API: it may refer to no Secret, ConfigMap or ServiceAccount. */}}
+{{- define "lockkeeper.guard" -}}
+apiVersion: v1
+kind: Pod
+metadata:
+  name: lockkeeper-guard
+  namespace: kube-system
+  labels:
+    app.kubernetes.io/name: lockkeeper
+    app.kubernetes.io/component: guard
+spec:
+  priorityClassName: system-node-critical
+  priority: 2000001000
+  hostNetwork: true
+  enableServiceLinks: false
+  terminationGracePeriodSeconds: 10
+  containers:
+  - name: lockkeeper-guard
+    image: {{ include "lockkeeper.image" . }}
+    # It is there: the agent runs from it.
+    imagePullPolicy: IfNotPresent
+    args:
+    - guard
+    {{- with .Values.agent.extraArgs }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+    env:
+    - name: NODE_NAME
+      valueFrom: {fieldRef: {fieldPath: spec.nodeName}}
+    {{- with .Values.agent.extraEnv }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+    securityContext: {{- include "lockkeeper.hostSecurity" . | nindent 6 }}
+    resources: {{- toYaml .Values.agent.guardResources | nindent 6 }}
+    volumeMounts: {{- include "lockkeeper.hostMounts" . | nindent 4 }}
+  volumes: {{- include "lockkeeper.hostVolumes" . | nindent 2 }}
+{{- end }}

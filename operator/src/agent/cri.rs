@@ -165,6 +165,18 @@ struct PullImageResponse {
     image_ref: String,
 }
 
+#[derive(Clone, PartialEq, prost::Message)]
+struct StopContainerRequest {
+    #[prost(string, tag = "1")]
+    container_id: String,
+    /// Seconds between the signal to end and the kill.
+    #[prost(int64, tag = "2")]
+    timeout: i64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct StopContainerResponse {}
+
 /// Why the runtime could not be asked.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum CriError {
@@ -281,6 +293,23 @@ impl Cri {
             Err(CriError::Status { status, .. }) if status.code() == tonic::Code::NotFound => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Kills a container that has been told to end before. One that is gone is none to complain about.
+    pub(crate) async fn kill(&self, id: &str) -> Result<(), CriError> {
+        let request = StopContainerRequest {
+            container_id: id.to_owned(),
+            timeout: 0,
+        };
+        let _: StopContainerResponse = self
+            .call(
+                "StopContainer",
+                "/runtime.v1.RuntimeService/StopContainer",
+                request,
+                DEADLINE,
+            )
+            .await?;
+        Ok(())
     }
 
     /// An image by any reference or id; none when it is not on this node.

@@ -18,6 +18,9 @@ const LARGEST: u64 = 10 * 1024 * 1024;
 /// The rehearsal's own manifest; written and removed by the agent.
 pub(crate) const REHEARSAL: &str = "lockkeeper-rehearsal.yaml";
 
+/// The guard's manifest; likewise.
+pub(crate) const GUARD: &str = "lockkeeper-guard.yaml";
+
 /// A component's manifest file.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum ManifestFile {
@@ -125,7 +128,7 @@ fn others(host: &Host) -> io::Result<Vec<Problem>> {
     for name in names {
         let shown = name.to_string_lossy();
         let ours = Component::ALL.iter().any(|c| *shown == *format!("{c}.yaml"));
-        if shown.starts_with('.') || ours || shown == REHEARSAL {
+        if shown.starts_with('.') || ours || shown == REHEARSAL || shown == GUARD {
             continue;
         }
         let path = host.manifests().join(&name);
@@ -195,6 +198,7 @@ mod tests {
         let (_root, host) = node();
         fs::write(host.manifests().join(".kube-apiserver.yaml.lockkeeper"), "half").unwrap();
         fs::write(host.manifests().join(REHEARSAL), "ours").unwrap();
+        fs::write(host.manifests().join(GUARD), "ours").unwrap();
         fs::create_dir(host.manifests().join("old")).unwrap();
         assert_eq!(sentences(&host), Vec::<String>::new());
     }

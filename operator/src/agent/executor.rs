@@ -9,6 +9,7 @@ use std::io;
 use chrono::{DateTime, TimeDelta, Utc};
 use lockkeeper_crds::{Component, Ticket, TicketState, TicketStatus};
 
+use super::guard::Guard;
 use super::host::{self, Host, read_limited};
 use super::journal::{Entry, FileRecord, Journal, JournalError, JournalState, JournalStore};
 use super::manifest::{self, ManifestError};
@@ -25,6 +26,8 @@ pub(crate) enum ExecutorError {
     Journal(#[from] JournalError),
     #[error("{path} cannot be written: {source}")]
     Manifest { path: String, source: io::Error },
+    #[error("the guard's manifest cannot be put on or taken off ({0}): without it no API server is changed")]
+    Guard(io::Error),
 }
 
 /// Why a ticket cannot be prepared; it is refused.
@@ -49,18 +52,23 @@ pub(crate) struct Executor {
     host: Host,
     store: JournalStore,
     state: JournalState,
+    guard: Guard,
+    /// A guard was put on, by this process or the one before.
+    guarded: bool,
     /// Why it waits.
     note: String,
 }
 
 impl Executor {
-    pub(crate) fn open(host: Host) -> Self {
+    pub(crate) fn open(host: Host, guard: Guard) -> Self {
         let store = JournalStore::new(host.clone());
         let state = store.load();
         Self {
             host,
             store,
             state,
+            guarded: guard.is_on(),
+            guard,
             note: String::new(),
         }
     }
@@ -105,6 +113,7 @@ impl Executor {
         match action {
             Action::Wait(why) => {
                 self.note = why;
+                self.dismiss_guard()?;
                 return Ok(false);
             }
             Action::Accept(ticket) => self.accept(ticket, now)?,
@@ -131,6 +140,10 @@ impl Executor {
             Ok(prepared) => prepared,
             Err(why) => return self.refuse(ticket, why.to_string(), now),
         };
+        if Guard::is_needed_for(&ticket) {
+            self.guard.put_on().map_err(ExecutorError::Guard)?;
+            self.guarded = true;
+        }
         self.store.save_copies(ticket.number, &copies)?;
         let entry = Entry {
             state: TicketState::Applying,
@@ -143,6 +156,15 @@ impl Executor {
             ticket,
         };
         self.journal_entry(entry)
+    }
+
+    /// Takes the guard off once nothing is left to guard.
+    fn dismiss_guard(&mut self) -> Result<(), ExecutorError> {
+        if self.guarded && matches!(&self.state, JournalState::Known(_)) && self.state.live().is_none() {
+            self.guard.take_off().map_err(ExecutorError::Guard)?;
+            self.guarded = false;
+        }
+        Ok(())
     }
 
     fn prepare(&self, ticket: &Ticket) -> Result<Prepared, PrepareError> {

@@ -2,6 +2,7 @@
 //! between any two steps of any write.
 
 use super::*;
+use crate::agent::guard::Guard;
 use crate::agent::host::power;
 use crate::agent::manifest;
 use crate::agent::ticket::{ComponentSeen, ExitSeen, FileSeen, NodeSeen, RunningSeen, decide};
@@ -57,7 +58,7 @@ struct Process {
 }
 
 struct World {
-    _root: tempfile::TempDir,
+    root: tempfile::TempDir,
     host: Host,
     now: i64,
     temper: Temper,
@@ -88,6 +89,7 @@ impl World {
             .unwrap();
         let host = Host::new(root.path(), Path::new("/manifests"), Path::new("/state"));
         fs::create_dir_all(host.manifests()).unwrap();
+        fs::write(root.path().join("guard.yaml"), "guard").unwrap();
         let mut processes = BTreeMap::new();
         for component in Component::ALL {
             fs::write(host.manifest(component), sample(component)).unwrap();
@@ -101,7 +103,7 @@ impl World {
             );
         }
         Self {
-            _root: root,
+            root,
             host,
             now: 0,
             temper,
@@ -110,6 +112,15 @@ impl World {
             noticed: BTreeMap::new(),
             exits: BTreeMap::new(),
         }
+    }
+
+    /// The agent's process begins.
+    fn agent(&self) -> Executor {
+        Executor::open(self.host.clone(), self.guard())
+    }
+
+    fn guard(&self) -> Guard {
+        Guard::new(self.host.clone(), Some(self.root.path().join("guard.yaml")))
     }
 
     fn bytes(&self, component: Component) -> Vec<u8> {
@@ -171,6 +182,8 @@ impl World {
                 file: FileSeen::Hash(manifest::hash(&self.bytes(component))),
                 problems: Vec::new(),
                 running: Some(RunningSeen {
+                    id: component.to_string(),
+                    closed_at: None,
                     images: BTreeSet::from([process.image.clone()]),
                     created_at: at(process.created),
                     version: process.image.rsplit(':').next().map(str::to_owned),
@@ -216,6 +229,7 @@ fn ticket(number: i64, changes: &BTreeSet<Component>, verdict: Verdict) -> Ticke
             .collect(),
         ready_seconds: 60,
         confirm_seconds: 40,
+        drain_seconds: 10,
         unconfirmed: Unconfirmed::Undo,
         verdict,
         reason: None,
@@ -236,7 +250,7 @@ fn edited(bytes: &[u8]) -> Vec<u8> {
 fn play(plan: &Plan) -> Option<TicketState> {
     power::set(None);
     let mut world = World::new(plan.temper, plan.kubelet_delay);
-    let mut agent = Executor::open(world.host.clone());
+    let mut agent = world.agent();
     let mut heard: Option<Ticket> = None;
     let mut person: Option<(Component, Vec<u8>)> = None;
     let quiet = Tick {
@@ -278,9 +292,20 @@ fn play(plan: &Plan) -> Option<TicketState> {
                 ),
             }
         }
+        let confirmed = agent
+            .journal()
+            .entry()
+            .is_some_and(|e| e.state == TicketState::Confirmed);
+        assert!(
+            world.guard().is_on()
+                || confirmed
+                || person.is_some()
+                || world.bytes(Component::KubeApiserver) != new_bytes(Component::KubeApiserver),
+            "an API server that is not confirmed, and no guard"
+        );
         if cut {
             world.pass(tick.cut.map_or(0, |(_, off)| off));
-            agent = Executor::open(world.host.clone());
+            agent = world.agent();
             // The API has to be asked again, and may be away.
             heard = None;
         }
@@ -290,6 +315,7 @@ fn play(plan: &Plan) -> Option<TicketState> {
             break;
         }
     }
+    assert!(!world.guard().is_on(), "the guard stays");
     let entry = agent.journal().entry().cloned();
     for component in Component::ALL {
         if person.as_ref().is_some_and(|(edited, _)| *edited == component) {
@@ -310,7 +336,7 @@ fn play(plan: &Plan) -> Option<TicketState> {
             assert_eq!(plan.verdict, Verdict::Confirmed);
         }
         // Numbers that are used stay used, whatever stands in the API and whoever restarts the agent.
-        let mut agent = Executor::open(world.host.clone());
+        let mut agent = world.agent();
         for number in [6, 7] {
             let stale = ticket(number, &plan.changes, Verdict::Pending);
             world.look(&mut agent, Some(&stale));
@@ -419,8 +445,8 @@ fn a_good_target_that_nobody_confirms_goes_back() {
 fn the_power_cut_at_every_single_step_of_a_change_ends_well() {
     let mut ends = BTreeSet::new();
     for verdict in [Verdict::Confirmed, Verdict::Withdrawn] {
-        // The first look writes ten files of three steps each; later ones write one or three.
-        for (look, steps) in [(0, 1..34), (1, 1..12), (2, 1..12), (5, 1..12), (6, 1..12)] {
+        // The first look writes eleven files of three steps each; later ones write one or three.
+        for (look, steps) in [(0, 1..37), (1, 1..12), (2, 1..12), (5, 1..12), (6, 1..12)] {
             for step in steps {
                 let ticks = (0..8).map(|n| Tick {
                     seconds: 5,
@@ -445,7 +471,7 @@ fn the_power_cut_at_every_single_step_of_a_change_ends_well() {
 fn a_full_disk_does_not_stand_in_the_way_back() {
     power::set(None);
     let world = World::new(Temper::NeverReady, 0);
-    let mut agent = Executor::open(world.host.clone());
+    let mut agent = world.agent();
     let order = ticket(7, &BTreeSet::from([Component::KubeApiserver]), Verdict::Pending);
     world.look(&mut agent, Some(&order));
     assert_eq!(agent.status().unwrap().state, TicketState::Starting);

@@ -8,6 +8,8 @@
 //! | --- | --- |
 //! | `ticket` | decides the one next act; pure |
 //! | `executor`, `journal` | do it: journal first, then the file |
+//! | `hand` | look, decide, act: what agent and guard share |
+//! | [`guard`] | undoes when the kubelet cannot start the agent |
 //! | `observe`, `cri`, `processes`, `probe`, `logs`, `certificates`, `directory` | what the host shows |
 //! | `manifest`, `host` | one manifest, and how it is changed to the byte |
 //! | `preflight`, `rehearsal`, `rehearse` | checks before anything is changed |
@@ -24,6 +26,8 @@ mod cri;
 mod desk;
 mod directory;
 mod executor;
+mod guard;
+mod hand;
 mod host;
 mod journal;
 mod logs;
@@ -51,9 +55,12 @@ use tokio_util::sync::CancellationToken;
 
 use cri::{Cri, CriError};
 use etcd::EtcdMember;
+use guard::{Claim, Guard};
+use hand::Hand;
 use host::Host;
 use report::Known;
 
+pub use guard::guard;
 pub use serve::{ServeError, serve};
 
 /// Snapshots in hand take their parts out of the store within this; the chart gives the pod more.
@@ -84,6 +91,10 @@ pub struct AgentConfig {
     /// The journal's place. It must lie on the node's own disk.
     #[arg(long, default_value = "/var/lib/lockkeeper")]
     pub state_directory: PathBuf,
+    /// The guard's static pod manifest, put on while an API server is changed: it undoes the change when the
+    /// node boots into an API server that does not come up, and the kubelet therefore starts no agent.
+    #[arg(long, env = "GUARD_MANIFEST", value_name = "FILE")]
+    pub guard_manifest: Option<PathBuf>,
     /// Goes before every host path; `/` where the host's directories are mounted at their own paths.
     #[arg(long, default_value = "/", hide = true)]
     pub host_root: PathBuf,
@@ -136,6 +147,10 @@ pub async fn run(
 ) -> Result<(), Error> {
     let host = config.host();
     let cri = Cri::new(&config.cri_socket)?;
+    let Some(claim) = Claim::wait(&host, &shutdown).await else {
+        return Ok(());
+    };
+    let guard = Guard::new(host.clone(), config.guard_manifest.clone());
     let member = Arc::new(EtcdMember::from_host(&config.host_root, None));
     let (known, _) = watch::channel(Known::default());
     let known = Arc::new(known);
@@ -176,18 +191,22 @@ pub async fn run(
     let bench = preflight::Bench {
         host: host.clone(),
         cri: cri.clone(),
+        guard: guard.clone(),
         client,
         namespace: config.namespace,
         node,
         etcd: member,
     };
-    let mut work = work::Work::new(host, cri, bench, known.subscribe(), status, etcd_seen);
+    let hand = Hand::open(host, cri, guard);
+    let mut work = work::Work::new(hand, bench, known.subscribe(), status, etcd_seen);
     let ended = tokio::select! {
         () = work.run(&shutdown) => None,
         ended = tasks.join_next() => Some(ended),
     };
     // Whoever looks for a stale rehearsal later finds none.
     work.close().await;
+    // Snapshots may take a while to end; whoever comes next need not wait for them to act.
+    drop(claim);
     if shutdown.is_cancelled() {
         // Each heeds the shutdown; a snapshot in hand takes its parts out of the store first.
         let all = async { while tasks.join_next().await.is_some() {} };

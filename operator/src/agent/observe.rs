@@ -48,6 +48,10 @@ struct Known {
     ready: Tristate,
     ready_asked: Option<Instant>,
     message: String,
+    /// It has taken connections.
+    listened: bool,
+    /// Since when it takes none any more.
+    closed_at: Option<DateTime<Utc>>,
 }
 
 /// Looks at the node, and remembers what need not be asked twice.
@@ -117,6 +121,8 @@ impl Observer {
                 running: container
                     .zip(known.as_ref())
                     .map(|(container, known)| RunningSeen {
+                        id: container.id.clone(),
+                        closed_at: known.closed_at,
                         images: known.images.clone(),
                         created_at: from_nanos(container.created_at),
                         version: known.version.clone(),
@@ -278,6 +284,8 @@ impl Observer {
             ready: Tristate::Unknown,
             ready_asked: None,
             message: String::new(),
+            listened: false,
+            closed_at: None,
         }
     }
 
@@ -292,7 +300,13 @@ impl Observer {
             }
         };
         if close || known.ready != Tristate::True || stale(known.ready_asked, IDLE_READINESS) {
-            (known.ready, known.message) = self.asker.readiness(component, &target).await;
+            let said = self.asker.readiness(component, &target).await;
+            known.closed_at = match (said.listens, known.listened) {
+                (false, true) => known.closed_at.or_else(|| Some(Utc::now())),
+                _ => None,
+            };
+            known.listened |= said.listens;
+            (known.ready, known.message) = (said.ready, said.message);
             known.ready_asked = Some(Instant::now());
         }
         if known.version.is_none() && (close || stale(known.version_asked, IDLE_VERSION)) {

@@ -14,6 +14,7 @@ use super::certificates;
 use super::cri::Cri;
 use super::directory::{self, Directory};
 use super::etcd::EtcdMember;
+use super::guard::Guard;
 use super::host::Host;
 use super::journal::{JournalState, JournalStore};
 use super::manifest;
@@ -38,6 +39,7 @@ const WARN_WITHIN: TimeDelta = TimeDelta::days(30);
 pub(crate) struct Bench {
     pub(crate) host: Host,
     pub(crate) cri: Cri,
+    pub(crate) guard: Guard,
     pub(crate) client: kube::Client,
     pub(crate) namespace: String,
     pub(crate) node: String,
@@ -101,8 +103,14 @@ pub(crate) async fn run(
         found = checks => found,
         () = cancel.cancelled() => return,
     };
-    // The rehearsal heeds the cancellation itself, to clean up behind it.
-    let verdict = if images == CheckResult::Pass {
+    // Both heed the cancellation themselves, to clean up behind them.
+    let rehearsal = async {
+        if images != CheckResult::Pass {
+            return (
+                CheckResult::Unknown,
+                "Not rehearsed: not every image is at hand (see the check Images).".to_owned(),
+            );
+        }
         let parts: Vec<_> = parts
             .iter()
             .filter_map(|(component, target_image)| {
@@ -114,13 +122,10 @@ pub(crate) async fn run(
             })
             .collect();
         rehearse(&bench.host, &bench.cri, &directory, &parts, &bench.node, &cancel).await
-    } else {
-        (
-            CheckResult::Unknown,
-            "Not rehearsed: not every image is at hand (see the check Images).".to_owned(),
-        )
     };
+    let (verdict, guard) = tokio::join!(rehearsal, bench.guard.rehearse(&bench.cri, &cancel));
     if !cancel.is_cancelled() {
+        progress.add("Guard", guard);
         progress.report.done = true;
         progress.add("Rehearsal", verdict);
     }

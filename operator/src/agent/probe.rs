@@ -1,5 +1,6 @@
 //! HTTPS questions to the processes of this node, each with a deadline and bounded memory.
 
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,8 @@ pub(crate) enum ProbeError {
     Deadline,
     #[error("not reachable: {0}")]
     Connect(String),
+    #[error("nobody listens there")]
+    Refused,
     #[error("TLS: {0}")]
     Tls(String),
     #[error("HTTP: {0}")]
@@ -254,7 +257,10 @@ impl Target {
         let http = |error: &dyn std::fmt::Display| ProbeError::Http(error.to_string());
         let tcp = TcpStream::connect((self.address, self.port))
             .await
-            .map_err(|error| ProbeError::Connect(error.to_string()))?;
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::ConnectionRefused => ProbeError::Refused,
+                _ => ProbeError::Connect(error.to_string()),
+            })?;
         let tls = TlsConnector::from(self.trust.0.clone())
             .connect(ServerName::IpAddress(self.address.into()), tcp)
             .await

@@ -15,6 +15,16 @@ const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 /// Certificates are a few KiB.
 const LARGEST_CERTIFICATE: u64 = 1024 * 1024;
 
+/// What a process says of its readiness.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Readiness {
+    pub(crate) ready: Tristate,
+    /// Why it is not ready or could not be asked.
+    pub(crate) message: String,
+    /// Whether it takes connections.
+    pub(crate) listens: bool,
+}
+
 /// Asks the processes of this node.
 #[derive(Debug)]
 pub(crate) struct Asker {
@@ -62,7 +72,7 @@ impl Asker {
             .map(|t| t.trim().to_owned())
     }
 
-    pub(crate) async fn readiness(&self, component: Component, target: &Target) -> (Tristate, String) {
+    pub(crate) async fn readiness(&self, component: Component, target: &Target) -> Readiness {
         let mut answer = target.get("/readyz", None).await;
         if let Ok((status, _)) = &answer {
             answer = match status {
@@ -73,7 +83,8 @@ impl Asker {
                 _ => answer,
             };
         }
-        match answer {
+        let listens = !matches!(answer, Err(ProbeError::Refused));
+        let (ready, message) = match answer {
             Ok((200, _)) => (Tristate::True, String::new()),
             Ok((401 | 403, _)) => (
                 Tristate::Unknown,
@@ -83,8 +94,15 @@ impl Asker {
                 Tristate::False,
                 format!("{target} answers {status} {}", failing(&body)),
             ),
-            Err(error @ ProbeError::Connect(_)) => (Tristate::False, format!("{target}: {error}")),
+            Err(error @ (ProbeError::Connect(_) | ProbeError::Refused)) => {
+                (Tristate::False, format!("{target}: {error}"))
+            }
             Err(error) => (Tristate::Unknown, format!("{target}: {error}")),
+        };
+        Readiness {
+            ready,
+            message,
+            listens,
         }
     }
 

@@ -42,6 +42,10 @@ pub(crate) enum FileSeen {
 /// The newest running container of a component.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RunningSeen {
+    /// The container's.
+    pub(crate) id: String,
+    /// Since when it takes no new connection, having taken some before: it was told to end.
+    pub(crate) closed_at: Option<DateTime<Utc>>,
     /// Every reference that is known to name its image.
     pub(crate) images: BTreeSet<String>,
     pub(crate) created_at: DateTime<Utc>,
@@ -425,6 +429,28 @@ fn undoing(entry: &Entry, seen: &NodeSeen, now: DateTime<Utc>) -> Action {
             left_alone.join(" and of ")
         ))
     }
+}
+
+/// The container of an API server that is being replaced and has had its time for requests in flight.
+///
+/// Told to end, an API server closes its port, finishes its requests and then waits for its watches, which do not
+/// end by themselves; the kubelet kills it after the pod's grace period, 30 s with kubeadm (facts.md 4.1). All that
+/// while its node's kubelet, controller manager and scheduler have no API server. Only one that has closed its port
+/// is meant: before that the kubelet may not have seen the new manifest yet, and would start the old one again.
+pub(crate) fn outstayed<'a>(entry: &Entry, seen: &'a NodeSeen, now: DateTime<Utc>) -> Option<&'a str> {
+    let component = Component::KubeApiserver;
+    let record = entry.files.iter().find(|r| r.component == component)?;
+    let (leaving, wanted_hash) = match entry.state {
+        TicketState::Starting => (&record.old_image, &record.new_hash),
+        TicketState::Undoing => (&record.new_image, &record.old_hash),
+        _ => return None,
+    };
+    if !matches!(file(seen, component), FileSeen::Hash(hash) if hash == *wanted_hash) {
+        return None;
+    }
+    let running = seen.components.get(&component)?.running.as_ref()?;
+    let drained = running.closed_at? + TimeDelta::seconds(i64::from(entry.ticket.drain_seconds));
+    (running.images.contains(leaving) && now >= drained).then_some(running.id.as_str())
 }
 
 fn not_back(entry: &Entry, record: &FileRecord, seen: &NodeSeen, now: DateTime<Utc>) -> Option<String> {

@@ -20,6 +20,7 @@ fn ticket(number: i64, verdict: Verdict) -> Ticket {
         }],
         ready_seconds: 100,
         confirm_seconds: 50,
+        drain_seconds: 10,
         unconfirmed: Unconfirmed::Undo,
         verdict,
         reason: Some("a gate failed".to_owned()),
@@ -59,6 +60,8 @@ fn idle() -> JournalState {
 
 fn running(image: &str, created: i64, version: Option<&str>, ready: Tristate) -> RunningSeen {
     RunningSeen {
+        id: image.to_owned(),
+        closed_at: None,
         images: BTreeSet::from([image.to_owned()]),
         created_at: at(created),
         version: version.map(str::to_owned),
@@ -341,4 +344,28 @@ fn an_edit_of_somebody_else_is_left_alone_on_the_way_back() {
         at(1),
     );
     assert!(matches!(action, Action::MarkUndone(why) if why.contains("left as it is")));
+}
+
+#[test]
+fn an_api_server_that_is_replaced_is_ended_once_it_has_been_closed_for_its_time_and_not_before() {
+    let ended = |state, file, image, closed: Option<i64>, now| {
+        let mut process = running(image, -500, None, Tristate::False);
+        process.closed_at = closed.map(at);
+        let (journal, seen) = (live(state), node(hash(file), Some(process)));
+        outstayed(journal.live().unwrap(), &seen, at(now)).map(str::to_owned)
+    };
+    use TicketState::{Applying, Ready, Starting, Undoing};
+    assert_eq!(ended(Starting, "new", OLD, Some(5), 14), None);
+    assert_eq!(ended(Starting, "new", OLD, Some(5), 15).as_deref(), Some(OLD));
+    // It still listens: the kubelet may not have seen the manifest, and would start it again.
+    assert_eq!(ended(Starting, "new", OLD, None, 90), None);
+    // The one that is wanted.
+    assert_eq!(ended(Starting, "new", NEW, Some(5), 90), None);
+    assert_eq!(ended(Undoing, "old", OLD, Some(5), 90), None);
+    assert_eq!(ended(Undoing, "old", NEW, Some(5), 15).as_deref(), Some(NEW));
+    // The manifest does not say so yet, or no more.
+    assert_eq!(ended(Undoing, "new", NEW, Some(5), 90), None);
+    assert_eq!(ended(Starting, "theirs", OLD, Some(5), 90), None);
+    assert_eq!(ended(Applying, "new", OLD, Some(5), 90), None);
+    assert_eq!(ended(Ready, "new", OLD, Some(5), 90), None);
 }

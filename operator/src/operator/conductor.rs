@@ -507,6 +507,7 @@ fn ticket(number: i64, changes: Vec<crds::Change>, look: &Look) -> crds::Ticket 
         changes,
         ready_seconds: strategy.ready_seconds,
         confirm_seconds: strategy.confirm_seconds,
+        drain_seconds: strategy.drain_seconds,
         unconfirmed: if forward {
             crds::Unconfirmed::Undo
         } else {
