@@ -28,6 +28,7 @@ pub(crate) const EXITED: i32 = 2;
 /// Labels that the kubelet puts on every container.
 pub(crate) const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
 pub(crate) const POD_NAME: &str = "io.kubernetes.pod.name";
+pub(crate) const POD_UID: &str = "io.kubernetes.pod.uid";
 pub(crate) const CONTAINER_NAME: &str = "io.kubernetes.container.name";
 
 #[derive(Clone, PartialEq, prost::Message)]

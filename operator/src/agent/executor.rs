@@ -11,9 +11,9 @@ use lockkeeper_crds::{Component, Ticket, TicketState, TicketStatus};
 
 use super::guard::Guard;
 use super::host::{self, Host, read_limited};
-use super::journal::{Entry, FileRecord, Journal, JournalError, JournalState, JournalStore};
+use super::journal::{Bridge, Entry, FileRecord, Journal, JournalError, JournalState, JournalStore};
 use super::manifest::{self, ManifestError};
-use super::ticket::Action;
+use super::ticket::{Action, Pods};
 use super::time::to_api;
 
 /// Larger manifests the kubelet does not read either.
@@ -116,10 +116,11 @@ impl Executor {
                 self.dismiss_guard()?;
                 return Ok(false);
             }
-            Action::Accept(ticket) => self.accept(ticket, now)?,
+            Action::Accept(ticket, pods) => self.accept(ticket, &pods, now)?,
             Action::Refuse(ticket, why) => self.refuse(ticket, why, now)?,
             Action::WriteNew(component) => self.write(component, TicketState::Applying)?,
             Action::WriteOld(component) => self.write(component, TicketState::Undoing)?,
+            Action::WriteBridge(component, pod) => self.bridge(component, &pod)?,
             Action::MarkStarting => self.mark(TicketState::Starting, String::new(), now)?,
             Action::MarkReady(message) => self.mark(TicketState::Ready, message, now)?,
             Action::MarkConfirmed(why) => {
@@ -135,8 +136,8 @@ impl Executor {
         Ok(true)
     }
 
-    fn accept(&mut self, ticket: Ticket, now: DateTime<Utc>) -> Result<(), ExecutorError> {
-        let (files, copies) = match self.prepare(&ticket) {
+    fn accept(&mut self, ticket: Ticket, pods: &Pods, now: DateTime<Utc>) -> Result<(), ExecutorError> {
+        let (files, copies) = match self.prepare(&ticket, pods) {
             Ok(prepared) => prepared,
             Err(why) => return self.refuse(ticket, why.to_string(), now),
         };
@@ -167,7 +168,7 @@ impl Executor {
         Ok(())
     }
 
-    fn prepare(&self, ticket: &Ticket) -> Result<Prepared, PrepareError> {
+    fn prepare(&self, ticket: &Ticket, pods: &Pods) -> Result<Prepared, PrepareError> {
         let mut files = Vec::new();
         let mut copies = BTreeMap::new();
         for change in &ticket.changes {
@@ -195,6 +196,8 @@ impl Executor {
                 new_hash: manifest::hash(&new),
                 old_image,
                 new_image: change.image.clone(),
+                old_pod: pods.get(&change.component).cloned(),
+                bridges: Vec::new(),
             });
             copies.insert(change.component, (old, new));
         }
@@ -267,6 +270,49 @@ impl Executor {
         }
     }
 
+    /// Puts the old manifest in place under another pod's UID; announced first, as every change.
+    fn bridge(&mut self, component: Component, pod: &str) -> Result<(), ExecutorError> {
+        let Some(entry) = self.state.live().filter(|e| e.state == TicketState::Undoing) else {
+            return Ok(());
+        };
+        let mut entry = entry.clone();
+        let path = self.host.manifest(component);
+        let failed = |source| ExecutorError::Manifest {
+            path: path.display().to_string(),
+            source,
+        };
+        let Some(record) = entry.files.iter().find(|r| r.component == component) else {
+            return Ok(());
+        };
+        let old = self.store.old(&entry, record)?;
+        let bytes = manifest::with_uid(&path, &old, pod).map_err(|error| failed(io::Error::other(error)))?;
+        let ours = match read_limited(&path, LARGEST) {
+            Ok(present) => {
+                let present = manifest::hash(&present);
+                [&record.old_hash, &record.new_hash]
+                    .into_iter()
+                    .chain(record.bridges.iter().map(|bridge| &bridge.hash))
+                    .any(|hash| *hash == present)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+            Err(error) => return Err(failed(error)),
+        };
+        if !ours {
+            return Ok(());
+        }
+        let bridge = Bridge {
+            pod: pod.to_owned(),
+            hash: manifest::hash(&bytes),
+        };
+        for record in entry.files.iter_mut().filter(|r| r.component == component) {
+            record.bridges.push(bridge.clone());
+        }
+        self.journal_entry(entry)?;
+        host::replace(&path, &bytes, 0o600).map_err(failed)?;
+        tracing::info!(%component, pod, "old manifest written under the pod that the kubelet keeps");
+        Ok(())
+    }
+
     /// Puts a manifest in place, unless the file has become somebody else's since it was looked at.
     fn write(&self, component: Component, state: TicketState) -> Result<(), ExecutorError> {
         let Some(entry) = self.state.live().filter(|e| e.state == state) else {
@@ -288,7 +334,9 @@ impl Executor {
         let going_back = state == TicketState::Undoing;
         let ours = match present.as_deref() {
             None => going_back,
-            Some(hash) if going_back => hash == record.new_hash,
+            Some(hash) if going_back => {
+                hash == record.new_hash || record.bridges.iter().any(|b| b.hash == hash)
+            }
             Some(hash) => hash == record.old_hash,
         };
         if !ours {

@@ -1,11 +1,14 @@
-//! The real executor on a real directory, a kubelet and an operator that are played, and a power that is cut
-//! between any two steps of any write.
+//! The real executor on a real directory, a kubelet and an operator that are played, and an agent that is killed or
+//! a power that is cut between any two steps of any write.
+//!
+//! The played kubelet has the real one's way after a boot: until its own node's API server is ready it starts no
+//! agent, takes no pod away, and changes a static pod only under the same UID.
 
 use super::*;
 use crate::agent::guard::Guard;
 use crate::agent::host::power;
 use crate::agent::manifest;
-use crate::agent::ticket::{ComponentSeen, ExitSeen, FileSeen, NodeSeen, RunningSeen, decide};
+use crate::agent::ticket::{ComponentSeen, ExitSeen, FileSeen, NewestSeen, NodeSeen, RunningSeen, decide};
 use lockkeeper_crds::{Change, Tristate, Unconfirmed, Verdict};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -29,8 +32,17 @@ enum Temper {
 #[derive(Clone, Debug)]
 struct Tick {
     seconds: i64,
-    /// The power is cut after so many steps of writing, and comes back after so many seconds.
-    cut: Option<(u32, i64)>,
+    cut: Option<Cut>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    /// After so many steps of writing.
+    steps: u32,
+    /// Comes back after so many seconds.
+    seconds: i64,
+    /// The whole node, not the agent alone.
+    power: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -55,6 +67,7 @@ struct Process {
     hash: String,
     image: String,
     created: i64,
+    pod: String,
 }
 
 struct World {
@@ -67,6 +80,31 @@ struct World {
     /// When the kubelet noticed another manifest.
     noticed: BTreeMap<Component, i64>,
     exits: BTreeMap<Component, Vec<ExitSeen>>,
+    booted: i64,
+    /// The kubelet has got something from an API since the boot.
+    synced: bool,
+}
+
+/// What the guard gives the kubelet before it looks.
+const SETTLE: i64 = 10;
+
+/// A static pod's UID.
+fn pod_of(bytes: &[u8]) -> String {
+    let text = std::str::from_utf8(bytes).unwrap();
+    let pod: serde_yaml::Value = serde_yaml::from_str(text).unwrap();
+    let uid = pod.get("metadata").and_then(|m| m.get("uid")?.as_str());
+    uid.map_or_else(|| manifest::hash(bytes), str::to_owned)
+}
+
+/// The old manifest, but for a UID.
+fn is_bridge(bytes: &[u8]) -> bool {
+    let plain = |bytes: &[u8]| {
+        let mut pod: serde_yaml::Value = serde_yaml::from_slice(bytes).unwrap();
+        let metadata = pod.get_mut("metadata").and_then(|m| m.as_mapping_mut()).unwrap();
+        metadata.remove("uid");
+        pod
+    };
+    plain(bytes) == plain(sample(Component::KubeApiserver).as_bytes())
 }
 
 fn sample(component: Component) -> &'static str {
@@ -99,6 +137,7 @@ impl World {
                     hash: manifest::hash(sample(component).as_bytes()),
                     image: image(component, "v1.35.4"),
                     created: -1000,
+                    pod: pod_of(sample(component).as_bytes()),
                 },
             );
         }
@@ -111,7 +150,29 @@ impl World {
             processes,
             noticed: BTreeMap::new(),
             exits: BTreeMap::new(),
+            booted: -1000,
+            synced: true,
         }
+    }
+
+    /// The node loses its power and gets it back: every static pod is started from what stands there.
+    fn reboot(&mut self, seconds: i64) {
+        self.now += seconds;
+        (self.booted, self.synced) = (self.now, false);
+        self.noticed.clear();
+        for component in Component::ALL {
+            self.start(component, &self.bytes(component));
+        }
+    }
+
+    fn start(&mut self, component: Component, bytes: &[u8]) {
+        let process = Process {
+            hash: manifest::hash(bytes),
+            image: manifest::parse(Path::new("m"), component, bytes).unwrap().image,
+            created: self.now,
+            pod: pod_of(bytes),
+        };
+        self.processes.insert(component, process);
     }
 
     /// The agent's process begins.
@@ -133,6 +194,7 @@ impl World {
         let files = Component::ALL.map(|c| (c, self.bytes(c), manifest::hash(&self.bytes(c))));
         for _ in 0..seconds {
             self.now += 1;
+            self.synced |= self.is_ready(Component::KubeApiserver);
             for (component, bytes, hash) in &files {
                 self.kubelet(*component, bytes, hash);
             }
@@ -157,27 +219,27 @@ impl World {
             return;
         }
         let since = *self.noticed.entry(component).or_insert(self.now);
-        if self.now - since >= self.delay {
-            let parsed = manifest::parse(Path::new("m"), component, bytes).unwrap();
-            let process = Process {
-                hash: hash.to_owned(),
-                image: parsed.image,
-                created: self.now,
-            };
-            self.processes.insert(component, process);
+        let can_go = self.synced || self.processes[&component].pod == pod_of(bytes);
+        if self.now - since >= self.delay && can_go {
+            self.start(component, bytes);
+        }
+    }
+
+    fn is_ready(&self, component: Component) -> bool {
+        let process = &self.processes[&component];
+        let age = self.now - process.created;
+        let is_new = process.image.ends_with(TARGET);
+        match self.temper {
+            Temper::Good(after) if is_new => age >= after,
+            _ if is_new => false,
+            _ => age >= 2,
         }
     }
 
     fn see(&self) -> NodeSeen {
         let components = Component::ALL.map(|component| {
             let process = &self.processes[&component];
-            let age = self.now - process.created;
-            let is_new = process.image.ends_with(TARGET);
-            let ready = match self.temper {
-                Temper::Good(after) if is_new => age >= after,
-                _ if is_new => false,
-                _ => age >= 2,
-            };
+            let ready = self.is_ready(component);
             let seen = ComponentSeen {
                 file: FileSeen::Hash(manifest::hash(&self.bytes(component))),
                 problems: Vec::new(),
@@ -190,6 +252,10 @@ impl World {
                     ready: if ready { Tristate::True } else { Tristate::False },
                     message: String::new(),
                 }),
+                newest: Some(NewestSeen {
+                    pod: process.pod.clone(),
+                    created_at: at(process.created),
+                }),
                 exits: self.exits.get(&component).cloned().unwrap_or_default(),
             };
             (component, seen)
@@ -200,11 +266,19 @@ impl World {
                 .map(|c| (image(c, TARGET), Tristate::True))
                 .into_iter()
                 .collect(),
+            alone: !self.synced,
         }
     }
 
-    /// One look of the agent, as its loop does it.
+    /// One look of the agent, or of the guard where there is no agent, as their loops do it.
     fn look(&self, agent: &mut Executor, desired: Option<&Ticket>) {
+        if !self.synced {
+            if !self.guard().is_on() || self.now < self.booted + SETTLE {
+                return;
+            }
+            *agent = self.agent();
+        }
+        let desired = desired.filter(|_| self.synced);
         for _ in 0..16 {
             let action = decide(agent.journal(), desired, &self.see(), at(self.now));
             if !matches!(agent.perform(action, at(self.now)), Ok(true)) || power::is_cut() {
@@ -275,7 +349,7 @@ fn play(plan: &Plan) -> Option<TicketState> {
             fs::write(world.host.manifest(component), &bytes).unwrap();
             person = Some((component, bytes));
         }
-        power::set(tick.cut.map(|(steps, _)| steps));
+        power::set(tick.cut.map(|cut| cut.steps));
         world.look(&mut agent, heard.as_ref());
         let cut = power::is_cut();
         power::set(None);
@@ -287,7 +361,8 @@ fn play(plan: &Plan) -> Option<TicketState> {
                 }
                 _ => assert!(
                     bytes == sample(component).as_bytes()
-                        || (plan.changes.contains(&component) && bytes == new_bytes(component)),
+                        || (plan.changes.contains(&component) && bytes == new_bytes(component))
+                        || (component == Component::KubeApiserver && is_bridge(&bytes)),
                     "{component} holds what nobody wrote"
                 ),
             }
@@ -303,8 +378,11 @@ fn play(plan: &Plan) -> Option<TicketState> {
                 || world.bytes(Component::KubeApiserver) != new_bytes(Component::KubeApiserver),
             "an API server that is not confirmed, and no guard"
         );
-        if cut {
-            world.pass(tick.cut.map_or(0, |(_, off)| off));
+        if let Some(how) = tick.cut.filter(|_| cut) {
+            match how.power {
+                true => world.reboot(how.seconds),
+                false => world.pass(how.seconds),
+            }
             agent = world.agent();
             // The API has to be asked again, and may be away.
             heard = None;
@@ -347,8 +425,13 @@ fn play(plan: &Plan) -> Option<TicketState> {
 }
 
 fn plans() -> impl Strategy<Value = Plan> {
-    let tick = (1..15i64, proptest::option::weighted(0.3, (1..12u32, 0..150i64)))
-        .prop_map(|(seconds, cut)| Tick { seconds, cut });
+    let cut = (1..12u32, 0..150i64, any::<bool>()).prop_map(|(steps, seconds, power)| Cut {
+        steps,
+        seconds,
+        power,
+    });
+    let tick =
+        (1..15i64, proptest::option::weighted(0.3, cut)).prop_map(|(seconds, cut)| Tick { seconds, cut });
     let temper = prop_oneof![
         3 => (1..30i64).prop_map(Temper::Good),
         1 => Just(Temper::NeverReady),
@@ -426,6 +509,31 @@ fn a_bad_target_goes_back_with_no_api() {
 }
 
 #[test]
+fn a_node_that_boots_into_a_bad_api_server_gets_the_old_one_back() {
+    for temper in [Temper::NeverReady, Temper::Crashes] {
+        // In the middle of starting, and in the middle of going back.
+        for tick in 1..20 {
+            for step in 1..7 {
+                let ticks = (0..20).map(|n| Tick {
+                    seconds: 5,
+                    cut: (n >= tick).then_some(Cut {
+                        steps: step,
+                        seconds: 10,
+                        power: true,
+                    }),
+                });
+                let plan = Plan {
+                    ticks: ticks.collect(),
+                    temper,
+                    ..plain()
+                };
+                assert_eq!(play(&plan), Some(TicketState::Undone));
+            }
+        }
+    }
+}
+
+#[test]
 fn a_good_target_that_nobody_confirms_goes_back() {
     for (verdict, deleted_at) in [
         (Verdict::Pending, None),
@@ -444,13 +552,22 @@ fn a_good_target_that_nobody_confirms_goes_back() {
 #[test]
 fn the_power_cut_at_every_single_step_of_a_change_ends_well() {
     let mut ends = BTreeSet::new();
-    for verdict in [Verdict::Confirmed, Verdict::Withdrawn] {
+    for (verdict, power) in [
+        (Verdict::Confirmed, false),
+        (Verdict::Confirmed, true),
+        (Verdict::Withdrawn, false),
+        (Verdict::Withdrawn, true),
+    ] {
         // The first look writes eleven files of three steps each; later ones write one or three.
         for (look, steps) in [(0, 1..37), (1, 1..12), (2, 1..12), (5, 1..12), (6, 1..12)] {
             for step in steps {
                 let ticks = (0..8).map(|n| Tick {
                     seconds: 5,
-                    cut: (n == look).then_some((step, 10)),
+                    cut: (n == look).then_some(Cut {
+                        steps: step,
+                        seconds: 10,
+                        power,
+                    }),
                 });
                 let plan = Plan {
                     ticks: ticks.collect(),

@@ -33,6 +33,9 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// Between two looks of the guard.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// The kubelet starts all static pods at once: before the guard judges what runs, they have had this time to come.
+const SETTLE: Duration = Duration::from_secs(10);
+
 /// How long a guard may take to start: the kubelet looks every 20 s at the latest.
 const START_LIMIT: Duration = Duration::from_secs(45);
 
@@ -213,6 +216,10 @@ pub async fn guard(config: AgentConfig, shutdown: CancellationToken) -> Result<(
     let guard = Guard::new(host.clone(), config.guard_manifest.clone());
     let mut hand = Hand::open(host.clone(), cri, guard);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "guard");
+    tokio::select! {
+        () = sleep(SETTLE) => {}
+        () = shutdown.cancelled() => {}
+    }
     while !shutdown.is_cancelled() {
         let mut acted = false;
         match Claim::take(&host) {
@@ -241,9 +248,10 @@ async fn look(hand: &mut Hand) -> bool {
         return false;
     }
     let wanted = hand.images(None);
-    let observation = hand.observer.observe(&wanted, true).await;
-    hand.see_out(&observation.seen).await;
-    hand.act(observation.seen, || None)
+    let mut seen = hand.observer.observe(&wanted, true).await.seen;
+    seen.alone = true;
+    hand.see_out(&seen).await;
+    hand.act(seen, || None)
 }
 
 #[cfg(test)]

@@ -32,6 +32,21 @@ pub(crate) struct FileRecord {
     pub(crate) new_hash: String,
     pub(crate) old_image: String,
     pub(crate) new_image: String,
+    /// UID of the pod that ran before, where it was seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) old_pod: Option<String>,
+    /// What was put in between on a way back that the kubelet cannot go in one step, the last one last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) bridges: Vec<Bridge>,
+}
+
+/// The old manifest under the UID of the pod that is to go; see [`super::ticket`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Bridge {
+    /// That UID.
+    pub(crate) pod: String,
+    /// SHA-256 of the bytes.
+    pub(crate) hash: String,
 }
 
 /// A ticket and where it stands.

@@ -174,6 +174,27 @@ pub(crate) fn parse(path: &Path, component: Component, bytes: &[u8]) -> Result<M
     })
 }
 
+/// The same pod under a given UID; the text is written anew.
+///
+/// A static pod's UID is otherwise a hash of its content and path (facts.md 5.1).
+pub(crate) fn with_uid(path: &Path, bytes: &[u8], uid: &str) -> Result<Vec<u8>, ManifestError> {
+    let (_, _, mut document) = parse_pod(path, bytes)?;
+    let metadata = document
+        .get_mut("metadata")
+        .and_then(Value::as_mapping_mut)
+        .ok_or(ManifestError::Shape {
+            file: shown(path),
+            missing: "metadata",
+        })?;
+    metadata.insert("uid".into(), uid.into());
+    serde_yaml::to_string(&document)
+        .map(String::into_bytes)
+        .map_err(|source| ManifestError::Yaml {
+            file: shown(path),
+            source,
+        })
+}
+
 /// The strings of a sequence.
 pub(crate) fn strings(value: Option<&Value>) -> Vec<String> {
     value

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use lockkeeper_crds::{Component, ComponentStatus, Tristate};
 
-use super::cri::{CONTAINER_NAME, Container, Cri, EXITED, POD_NAME, RUNNING};
+use super::cri::{CONTAINER_NAME, Container, Cri, EXITED, POD_NAME, POD_UID, RUNNING};
 use super::directory::{self, Directory, ManifestFile};
 use super::host::Host;
 use super::logs;
 use super::manifest::Manifest;
 use super::processes::{Asker, api_address};
-use super::ticket::{ComponentSeen, ExitSeen, FileSeen, NodeSeen, RunningSeen};
+use super::ticket::{ComponentSeen, ExitSeen, FileSeen, NewestSeen, NodeSeen, RunningSeen};
 use super::time::{from_nanos, to_api};
 
 /// While nothing is being done a ready process is asked again after this.
@@ -97,6 +97,7 @@ impl Observer {
         let mut seen = NodeSeen {
             components: BTreeMap::new(),
             images,
+            alone: false,
         };
         for (component, known) in Component::ALL.into_iter().zip(found) {
             let container = containers
@@ -118,6 +119,7 @@ impl Observer {
                     .filter(|p| p.component == Some(component))
                     .map(|p| p.sentence.clone())
                     .collect(),
+                newest: newest(containers.as_deref().unwrap_or_default(), component),
                 running: container
                     .zip(known.as_ref())
                     .map(|(container, known)| RunningSeen {
@@ -336,6 +338,18 @@ fn newest_running(all: &[Container], component: Component) -> Option<&Container>
     all.iter()
         .filter(|c| c.state == RUNNING && component_of(c) == Some(component))
         .max_by_key(|c| c.created_at)
+}
+
+/// The newest container, whatever has become of it.
+fn newest(all: &[Container], component: Component) -> Option<NewestSeen> {
+    let container = all
+        .iter()
+        .filter(|c| component_of(c) == Some(component))
+        .max_by_key(|c| c.created_at)?;
+    Some(NewestSeen {
+        pod: container.label(POD_UID).to_owned(),
+        created_at: from_nanos(container.created_at),
+    })
 }
 
 /// The name that the manifest asked for, where the runtime kept it.

@@ -26,6 +26,9 @@ const CRASHES: usize = 3;
 /// question. While the API is away it is taken as running after so long: the image and its start are known.
 const VERSION_PATIENCE: TimeDelta = TimeDelta::seconds(20);
 
+/// The kubelet looks every 20 s at the latest, and a process has 30 s to end: who still stands after this is kept.
+const STUCK: TimeDelta = TimeDelta::seconds(60);
+
 /// When old bytes come back before the kubelet has looked, it never restarts anything. It looks every 20 s at the
 /// latest (facts.md 5.1, `fileCheckFrequency`) and at once when told by inotify; 10 s of quiet tell the two apart
 /// where inotify works, and a wrong guess only ends the ticket while the old process is being restarted.
@@ -55,6 +58,14 @@ pub(crate) struct RunningSeen {
     pub(crate) message: String,
 }
 
+/// The newest container of a component, running or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NewestSeen {
+    /// The UID of its pod.
+    pub(crate) pod: String,
+    pub(crate) created_at: DateTime<Utc>,
+}
+
 /// A container of a component that has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ExitSeen {
@@ -71,6 +82,7 @@ pub(crate) struct ComponentSeen {
     /// What is wrong with its manifest.
     pub(crate) problems: Vec<String>,
     pub(crate) running: Option<RunningSeen>,
+    pub(crate) newest: Option<NewestSeen>,
     pub(crate) exits: Vec<ExitSeen>,
 }
 
@@ -80,13 +92,18 @@ pub(crate) struct NodeSeen {
     pub(crate) components: BTreeMap<Component, ComponentSeen>,
     /// Whether the images that the ticket names are on this node.
     pub(crate) images: BTreeMap<String, Tristate>,
+    /// The guard looks: there is no agent, so the kubelet has not got anything from an API since it started.
+    pub(crate) alone: bool,
 }
+
+/// The UIDs of the pods that run now.
+pub(crate) type Pods = BTreeMap<Component, String>;
 
 /// The one next thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Journal the ticket as `Applying`, the old and new manifests beside it.
-    Accept(Ticket),
+    Accept(Ticket, Pods),
     /// Journal it as `Refused`: nothing was touched.
     Refuse(Ticket, String),
     /// Put the component's new manifest in place.
@@ -101,6 +118,8 @@ pub(crate) enum Action {
     BeginUndo(String),
     /// Put the component's old manifest back.
     WriteOld(Component),
+    /// Put it back under this pod's UID.
+    WriteBridge(Component, String),
     /// Journal `Undone`.
     MarkUndone(String),
     /// Nothing now; why.
@@ -152,7 +171,12 @@ fn consider(journal: &Journal, desired: Option<&Ticket>, seen: &NodeSeen) -> Act
         }
     }
     if waits.is_empty() {
-        Action::Accept(ticket.clone())
+        let pods = seen
+            .components
+            .iter()
+            .filter_map(|(component, there)| Some((*component, there.newest.as_ref()?.pod.clone())))
+            .collect();
+        Action::Accept(ticket.clone(), pods)
     } else {
         Action::Wait(format!("Ticket {} waits: {}", ticket.number, waits.join("; ")))
     }
@@ -404,17 +428,31 @@ fn undoing(entry: &Entry, seen: &NodeSeen, now: DateTime<Utc>) -> Action {
     let mut left_alone = Vec::new();
     let mut waits = Vec::new();
     for record in &entry.files {
-        match file(seen, record.component) {
-            FileSeen::Hash(hash) if hash == record.old_hash => {
-                if let Some(why) = not_back(entry, record, seen, now) {
-                    waits.push(why);
-                }
-            }
+        let there = file(seen, record.component);
+        let is = |hash: &str| matches!(&there, FileSeen::Hash(found) if found == hash);
+        let bridged = record.bridges.iter().find(|bridge| is(&bridge.hash));
+        if let FileSeen::Unknown(why) = there {
+            waits.push(why);
+        } else if there != FileSeen::Absent
+            && bridged.is_none()
+            && !is(&record.old_hash)
+            && !is(&record.new_hash)
+        {
+            left_alone.push(record.component.name());
+        } else if let Some(pod) = stuck(entry, record, is(&record.old_hash), seen, now)
+            && bridged.is_none_or(|bridge| bridge.pod != pod)
+        {
+            return Action::WriteBridge(record.component, pod.to_owned());
+        } else if is(&record.old_hash) {
+            waits.extend(not_back(entry, record, seen, now));
+        } else if bridged.is_some() && (seen.alone || !is_ready(record, seen)) {
+            waits.push(format!(
+                "{} runs the old version under the new one's pod until the agent is back",
+                record.component
+            ));
+        } else {
             // Ours, or nobody's: a node without its manifest is what must never be left behind.
-            FileSeen::Hash(hash) if hash == record.new_hash => return Action::WriteOld(record.component),
-            FileSeen::Absent => return Action::WriteOld(record.component),
-            FileSeen::Hash(_) => left_alone.push(record.component.name()),
-            FileSeen::Unknown(why) => waits.push(why),
+            return Action::WriteOld(record.component);
         }
     }
     let why = &entry.message;
@@ -453,6 +491,38 @@ pub(crate) fn outstayed<'a>(entry: &Entry, seen: &'a NodeSeen, now: DateTime<Utc
     (running.images.contains(leaving) && now >= drained).then_some(running.id.as_str())
 }
 
+/// The pod of an API server that the kubelet cannot let go.
+///
+/// A kubelet that has got nothing from an API since it started takes no pod away, since it cannot know whether the API
+/// wants it (`deletePod`: "sources aren't ready"). The old manifest makes another static pod of the same name, since
+/// a static pod's UID is a hash of its content, and two of one name it does not start. So a kubelet that booted into a
+/// bad API server keeps it, whatever the manifest says by then, and never gets an API. It does change a pod's container
+/// in its place: the old manifest goes on under the UID of the pod that is there, the bridge. Once there is an API the
+/// old bytes follow.
+fn stuck<'a>(
+    entry: &Entry,
+    record: &FileRecord,
+    old_is_back: bool,
+    seen: &'a NodeSeen,
+    now: DateTime<Utc>,
+) -> Option<&'a str> {
+    let old_pod = record.old_pod.as_ref()?;
+    if record.component != Component::KubeApiserver {
+        return None;
+    }
+    let newest = seen.components.get(&record.component)?.newest.as_ref()?;
+    let stays = newest.created_at > entry.applied_at && newest.pod != *old_pod;
+    let late = old_is_back && record.bridges.is_empty() && now - entry.since >= STUCK;
+    (stays && (seen.alone || late)).then_some(newest.pod.as_str())
+}
+
+fn is_ready(record: &FileRecord, seen: &NodeSeen) -> bool {
+    seen.components
+        .get(&record.component)
+        .and_then(|c| c.running.as_ref())
+        .is_some_and(|r| r.images.contains(&record.old_image) && r.ready == Tristate::True)
+}
+
 fn not_back(entry: &Entry, record: &FileRecord, seen: &NodeSeen, now: DateTime<Utc>) -> Option<String> {
     let component = record.component;
     let Some(running) = seen
@@ -463,6 +533,14 @@ fn not_back(entry: &Entry, record: &FileRecord, seen: &NodeSeen, now: DateTime<U
     else {
         return Some(format!("{component} does not run {} yet", record.old_image));
     };
+    let newest = seen.components.get(&component).and_then(|c| c.newest.as_ref());
+    if record
+        .bridges
+        .iter()
+        .any(|b| newest.is_some_and(|n| n.pod == b.pod))
+    {
+        return Some(format!("{component} still runs in the new one's pod"));
+    }
     // Either the kubelet started it anew since, or it never noticed the change and never stopped it.
     if running.created_at <= entry.since && now - entry.since < QUIET {
         return Some(format!("{component} has not been started anew yet"));

@@ -44,6 +44,8 @@ fn live(state: TicketState) -> JournalState {
                 new_hash: "new".to_owned(),
                 old_image: OLD.to_owned(),
                 new_image: NEW.to_owned(),
+                old_pod: Some("old pod".to_owned()),
+                bridges: vec![],
             }],
             message: "why".to_owned(),
         }),
@@ -78,10 +80,12 @@ fn node(file: FileSeen, running: Option<RunningSeen>) -> NodeSeen {
                 file,
                 problems: vec![],
                 running,
+                newest: None,
                 exits: vec![],
             },
         )]),
         images: BTreeMap::from([(NEW.to_owned(), Tristate::True)]),
+        alone: false,
     }
 }
 
@@ -118,7 +122,10 @@ fn undone(action: &Action) -> &str {
 fn a_fresh_ticket_is_taken_up_and_a_stale_one_never() {
     let seen = old_node();
     let fresh = ticket(7, Verdict::Pending);
-    assert_eq!(decide(&idle(), Some(&fresh), &seen, at(0)), Action::Accept(fresh));
+    assert_eq!(
+        decide(&idle(), Some(&fresh), &seen, at(0)),
+        Action::Accept(fresh, Pods::new())
+    );
     for number in [5, 6] {
         let stale = ticket(number, Verdict::Pending);
         assert_eq!(
