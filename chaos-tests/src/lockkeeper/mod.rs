@@ -159,8 +159,17 @@ impl<'a> Keeper<'a> {
         Ok(status)
     }
 
-    /// Waits for the condition `Settled` of the present spec, and returns its reason with the status.
+    /// Waits for the condition `Settled` of the present spec, and returns its reason with the status. Blocked is
+    /// waited through: it is an end for a person who waits, but its checks are made again by themselves.
     pub async fn settled(&self, limit: Duration) -> Result<(String, ClusterVersionStatus)> {
+        self.ended(limit, |reason| reason != "Blocked").await
+    }
+
+    async fn ended(
+        &self,
+        limit: Duration,
+        counts: impl Fn(&str) -> bool,
+    ) -> Result<(String, ClusterVersionStatus)> {
         self.scene
             .wait_for("the cluster to settle", limit, || async {
                 let object = self.read().await?;
@@ -171,18 +180,21 @@ impl<'a> Keeper<'a> {
                     .find(|condition| condition.type_ == "Settled")
                     .context("no condition Settled yet")?;
                 let answers = settled.observed_generation == object.metadata.generation;
-                Ok(if settled.status == "True" && answers {
-                    Look::Done((settled.reason.clone(), status))
-                } else {
-                    Look::NotYet(format!("{:?}: {}", status.state, status.summary))
-                })
+                Ok(
+                    if settled.status == "True" && answers && counts(&settled.reason) {
+                        Look::Done((settled.reason.clone(), status))
+                    } else {
+                        Look::NotYet(format!("{:?}: {}", status.state, status.summary))
+                    },
+                )
             })
             .await
     }
 
     /// Waits until it has settled with this reason; another end is an error.
     pub async fn settles(&self, wanted: &str, limit: Duration) -> Result<ClusterVersionStatus> {
-        let (reason, status) = self.settled(limit).await?;
+        let counts = |reason: &str| reason == wanted || reason != "Blocked";
+        let (reason, status) = self.ended(limit, counts).await?;
         ensure!(
             reason == wanted,
             "it settled as {reason}, not {wanted}: {}",

@@ -141,11 +141,12 @@ impl Conductor {
                     let limit = if self.active { active } else { idle };
                     let wait = first.saturating_mul(1 << failures.min(10)).min(limit);
                     failures += 1;
-                    if error.is_conflict() {
-                        // Somebody else wrote first: looking again is the usual course.
+                    // Somebody else wrote first: looking again is the usual course. What lasts is not said
+                    // at every try.
+                    if error.is_conflict() || !failures.is_power_of_two() {
                         tracing::debug!(%error, "looking again");
                     } else {
-                        tracing::warn!(%error, again_in = ?wait, "a pass was not finished");
+                        tracing::warn!(%error, failures, again_in = ?wait, "a pass was not finished");
                     }
                     wait
                 }

@@ -152,7 +152,7 @@ impl Metrics {
             )?,
             reconcile_total: r.counters(
                 "lockkeeper_reconcile_total",
-                "Reconciles by kind and outcome. A rising share of api_error or invalid: LockkeeperReconcileErrors.",
+                "Reconciles by kind and outcome. A rising share of api_error or invalid means that it cannot do its work.",
                 &["kind", "outcome"],
             )?,
             reconcile_duration: r.histograms(
@@ -182,7 +182,7 @@ impl Metrics {
             )?,
             step_started: r.gauges(
                 "lockkeeper_upgrade_step_started_timestamp_seconds",
-                "When the step in hand began; absent without a step. More than 30 minutes ago: LockkeeperUpgradeStalled. Leader only.",
+                "When the step in hand began; absent without a step. See the alert LockkeeperUpgradeStalled. Leader only.",
                 &[],
             )?,
             upgrades_total: r.counters(
@@ -211,7 +211,7 @@ impl Metrics {
             )?,
             backup_failures: r.counters(
                 "lockkeeper_backup_failures_total",
-                "Backups that failed, by reason. An increase: LockkeeperBackupFailing.",
+                "Backups that failed, by reason..",
                 &["reason"],
             )?,
             store_available: r.gauges(
@@ -221,7 +221,7 @@ impl Metrics {
             )?,
             longest_outage: r.floats(
                 "lockkeeper_probe_longest_outage_seconds",
-                "The longest time in the rollout under way or last ended in which no API server was ready, as the operator's gates saw it, at most once a second. Above the budget: LockkeeperApiOutageBudgetExceeded. Leader only.",
+                "The longest time in the rollout under way or last ended in which no API server was ready, as the operator's gates saw it, at most once a second.. Leader only.",
                 &[],
             )?,
             certificate_expiry: r.gauges(
