@@ -98,7 +98,7 @@ spec:
     {{- toYaml . | nindent 4 }}
     {{- end }}
     securityContext: {{- include "lockkeeper.hostSecurity" . | nindent 6 }}
-    resources: {{- toYaml .Values.agent.guardResources | nindent 6 }}
+    resources: {{- toYaml .Values.agent.guard.resources | nindent 6 }}
     volumeMounts: {{- include "lockkeeper.hostMounts" . | nindent 4 }}
   volumes: {{- include "lockkeeper.hostVolumes" . | nindent 2 }}
 {{- end }}

@@ -100,7 +100,7 @@ impl Guard {
         if self.template.is_none() {
             return (
                 CheckResult::Warn,
-                "The agent was started without --guard-manifest: after a power cut in the middle of a step, a bad API server would have to be taken back by hand on this node.".to_owned(),
+                "The agent was started without --guard-manifest (the chart's agent.guard.enabled): after a power cut in the middle of a step, a bad API server would have to be taken back by hand on this node.".to_owned(),
             );
         }
         let begun = Utc::now();
@@ -108,7 +108,7 @@ impl Guard {
             Ok(()) => tokio::select! {
                 () = cancel.cancelled() => Err("it was cancelled".to_owned()),
                 started = seen(cri, begun, true, START_LIMIT) => started.then_some(()).ok_or_else(|| format!(
-                    "it did not start within {} s: look into the kubelet's log for the pod {NAME}",
+                    "it did not start within {} s: look into the kubelet's log for the pod {NAME} (a static pod cannot use imagePullSecrets: let the node itself pull the image, or go without the guard by the chart's agent.guard.enabled)",
                     START_LIMIT.as_secs()
                 )),
             },

@@ -27,7 +27,7 @@ const CRASHES: usize = 3;
 const VERSION_PATIENCE: TimeDelta = TimeDelta::seconds(20);
 
 /// The kubelet looks every 20 s at the latest, and a process has 30 s to end: who still stands after this is kept.
-const STUCK: TimeDelta = TimeDelta::seconds(60);
+const STUCK: TimeDelta = TimeDelta::seconds(90);
 
 /// When old bytes come back before the kubelet has looked, it never restarts anything. It looks every 20 s at the
 /// latest (facts.md 5.1, `fileCheckFrequency`) and at once when told by inotify; 10 s of quiet tell the two apart
@@ -252,6 +252,10 @@ fn meddled(component: Component, what: &str) -> String {
 fn applying(entry: &Entry, seen: &NodeSeen, now: DateTime<Utc>) -> Action {
     if now >= entry.ready_deadline {
         return Action::BeginUndo(not_ready_in_time(entry, seen));
+    }
+    if seen.alone {
+        // Onwards is the agent's way; the guard only knows the way back.
+        return Action::Wait("The agent is waited for.".to_owned());
     }
     for record in &entry.files {
         match file(seen, record.component) {

@@ -211,7 +211,7 @@ impl Metrics {
             )?,
             backup_failures: r.counters(
                 "lockkeeper_backup_failures_total",
-                "Backups that failed, by reason..",
+                "Backups that failed, by reason. An increase wants a look at the EtcdBackup objects.",
                 &["reason"],
             )?,
             store_available: r.gauges(
@@ -221,7 +221,7 @@ impl Metrics {
             )?,
             longest_outage: r.floats(
                 "lockkeeper_probe_longest_outage_seconds",
-                "The longest time in the rollout under way or last ended in which no API server was ready, as the operator's gates saw it, at most once a second.. Leader only.",
+                "The longest time in the rollout under way or last ended in which no API server was ready, as the operator's gates saw it, at most once a second. Leader only.",
                 &[],
             )?,
             certificate_expiry: r.gauges(
