@@ -69,14 +69,21 @@ impl Watcher {
     /// Ends it. Fails where a promise was broken.
     pub fn close(self) -> Result<Book> {
         self.task.abort();
+        self.check()?;
         let book = self.so_far();
         ensure!(
             book.looks > 3,
             "the watcher looked only {} times: it proves nothing",
             book.looks
         );
-        ensure!(book.broken.is_empty(), "{}", book.broken.join("; "));
         Ok(book)
+    }
+
+    /// Fails where a promise was broken by now.
+    pub fn check(&self) -> Result<()> {
+        let broken = self.so_far().broken;
+        ensure!(broken.is_empty(), "{}", broken.join("; "));
+        Ok(())
     }
 }
 

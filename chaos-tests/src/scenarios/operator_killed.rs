@@ -33,7 +33,7 @@ async fn play(scene: &Scene) -> Result<String> {
     let load = scene.lab.load_start(None)?;
     let began = Instant::now();
     keeper.bump(TARGET).await?;
-    let killed = kill_at_every_step(scene, &keeper).await?;
+    let killed = kill_at_every_step(scene, &keeper, &watcher).await?;
     keeper.settles("Completed", LIMIT).await?;
     let took = began.elapsed();
     let report = load.stop()?;
@@ -49,11 +49,16 @@ async fn play(scene: &Scene) -> Result<String> {
     ))
 }
 
-async fn kill_at_every_step(scene: &Scene, keeper: &Keeper<'_>) -> Result<BTreeSet<String>> {
+async fn kill_at_every_step(
+    scene: &Scene,
+    keeper: &Keeper<'_>,
+    watcher: &Watcher,
+) -> Result<BTreeSet<String>> {
     let mut killed = BTreeSet::new();
     let began = Instant::now();
     loop {
         crate::interrupt::check()?;
+        watcher.check()?;
         ensure!(
             began.elapsed() < LIMIT,
             "not at an end after {}; killed at {killed:?}",

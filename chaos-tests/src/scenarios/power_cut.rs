@@ -1,5 +1,8 @@
 //! The whole node loses its power in every state of a ticket, on the way up and on the way back, and gets it
 //! back five seconds later.
+//!
+//! Seen failing: without the guard, and with a guard that writes the old manifest and no bridge: the node never
+//! gets its API server back.
 
 use anyhow::Result;
 use futures::FutureExt;

@@ -1,4 +1,6 @@
 //! One etcd member of three is down before the upgrade: a step on either other node would cost the quorum.
+//!
+//! Seen failing: with agents that wait for a silent server, and with an old etcd report taken for a fresh one.
 
 use std::time::Duration;
 

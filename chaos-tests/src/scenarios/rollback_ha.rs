@@ -1,4 +1,6 @@
 //! The target's API server starts and is never ready. The rehearsal cannot tell: it only sees who dies at once.
+//!
+//! Seen failing: an agent that puts back one byte too many ("it settled as Failed, not RolledBack").
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,7 @@
 //! The object store refuses, hangs, then cuts every upload: no snapshot, no upgrade, and nothing in the bucket that
 //! could be taken for one.
+//!
+//! Seen failing: a planner that goes on without a snapshot ("it settled as Completed, not Blocked").
 
 use std::time::Duration;
 

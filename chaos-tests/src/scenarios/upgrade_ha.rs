@@ -1,4 +1,6 @@
 //! The main road: three nodes, one field changed, clients at work all the while.
+//!
+//! Seen failing: a planner that leaves the ConfigMap alone ("kubeadm-config says v1.35.4").
 
 use std::time::Instant;
 
