@@ -1,4 +1,6 @@
 //! The target is good on the first node and fails on the second: the first must be returned too.
+//!
+//! Seen failing: a planner that stops where it should turn round ("it settled as Failed, not RolledBack").
 
 use std::time::Instant;
 

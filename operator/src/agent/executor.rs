@@ -113,7 +113,7 @@ impl Executor {
         match action {
             Action::Wait(why) => {
                 self.note = why;
-                self.dismiss_guard()?;
+                self.tend_guard()?;
                 return Ok(false);
             }
             Action::Accept(ticket, pods) => self.accept(ticket, &pods, now)?,
@@ -159,12 +159,18 @@ impl Executor {
         self.journal_entry(entry)
     }
 
-    /// Takes the guard off once nothing is left to guard.
-    fn dismiss_guard(&mut self) -> Result<(), ExecutorError> {
-        if self.guarded && matches!(&self.state, JournalState::Known(_)) && self.state.live().is_none() {
-            self.guard.take_off().map_err(ExecutorError::Guard)?;
-            self.guarded = false;
-        }
+    /// Puts the guard on again where it is gone too early, and takes it off once nothing is left to guard.
+    fn tend_guard(&mut self) -> Result<(), ExecutorError> {
+        let JournalState::Known(_) = &self.state else {
+            return Ok(());
+        };
+        let done = match self.state.live() {
+            Some(entry) if Guard::is_needed_for(&entry.ticket) && !self.guard.is_on() => self.guard.put_on(),
+            None if self.guarded => self.guard.take_off(),
+            _ => return Ok(()),
+        };
+        done.map_err(ExecutorError::Guard)?;
+        self.guarded = self.state.live().is_some();
         Ok(())
     }
 

@@ -607,3 +607,23 @@ fn a_full_disk_does_not_stand_in_the_way_back() {
         sample(Component::KubeApiserver).as_bytes()
     );
 }
+
+#[test]
+fn a_guard_that_goes_too_early_is_put_on_again_and_one_that_nobody_needs_is_not() {
+    power::set(None);
+    for (component, wanted) in [
+        (Component::KubeApiserver, true),
+        (Component::KubeScheduler, false),
+    ] {
+        let mut world = World::new(Temper::NeverReady, 0);
+        let mut agent = world.agent();
+        let order = ticket(7, &BTreeSet::from([component]), Verdict::Pending);
+        world.look(&mut agent, Some(&order));
+        assert_eq!(world.guard().is_on(), wanted);
+        // As a rehearsal does that is cancelled by the ticket.
+        world.guard().take_off().unwrap();
+        world.pass(1);
+        world.look(&mut agent, Some(&order));
+        assert_eq!(world.guard().is_on(), wanted);
+    }
+}
