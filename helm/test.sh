@@ -35,17 +35,20 @@ check "lint" "$HELM" lint --strict --quiet "$chart"
 refuse "an unknown value is refused by name" "oparator" render --set oparator.replicas=3
 refuse "an unknown value below is refused" "replica" render --set operator.replica=3
 refuse "a bad endpoint is refused" "endpoint" render --set store.s3.bucket=backups,store.s3.endpoint=minio:9000
+refuse "a cron line of six fields" "schedule" render --set store.s3.bucket=backups,store.schedule="0 0 3 * * *"
 refuse "a store whose Secret may not be read is refused" "not in store.secretNames" render --set store.s3.bucket=backups,store.s3.credentialsSecret=other
 check "global and enabled are let in, as a parent chart sets them" render --set global.a=b,enabled=true
 check "no policy names the default namespace in another" equals 0 sh -c "'$HELM' template lockkeeper '$chart' -n '$ns' | grep -c lockkeeper-system"
 
 start_apiserver
 export HELM_CACHE_HOME=$APISERVER_DIR/helm HELM_CONFIG_HOME=$APISERVER_DIR/helm HELM_DATA_HOME=$APISERVER_DIR/helm
-install() { "$HELM" upgrade --install lockkeeper "$@" -n "$ns" --create-namespace --set store.s3.bucket=backups,store.s3.prefix=lab; }
+install() { "$HELM" upgrade --install lockkeeper "$@" -n "$ns" --create-namespace --set store.s3.bucket=backups,store.s3.prefix=lab,store.schedule="0 3 * * *"; }
 older=$APISERVER_DIR/older
 cp -r "$chart" "$older"
 # A release before this one, whose CRD did not know spec.historyLimit.
 sed -i 's/historyLimit/historyLimitOfOld/' "$older/files/crds/clusterversions.yaml"
+# And which knew no schedules.
+rm "$older/files/crds/etcdbackupschedules.yaml" "$older/templates/schedule.yaml"
 sed -i 's/^version: .*/version: 0.0.1/' "$older/Chart.yaml"
 has_field() { k get crd clusterversions.lockkeeper.dev -o "jsonpath={.spec.versions[0].schema.openAPIV3Schema.properties.spec.properties.$1.type}"; }
 
@@ -59,12 +62,30 @@ check "the upgrade changed the CRD" equals "integer" has_field historyLimit
 check "and took the old field away" equals "" has_field historyLimitOfOld
 check "the store was kept, not made anew" equals "$store_uid" k -n "$ns" get etcdbackupstore default -o 'jsonpath={.metadata.uid}'
 check "the store is now the release's own" says "kind: EtcdBackupStore" "$HELM" get manifest lockkeeper -n "$ns"
+check "the schedule came with the upgrade" equals "0 3 * * *" k -n "$ns" get etcdbackupschedule default -o 'jsonpath={.spec.schedule}'
 check "a changed value reaches the store" install "$chart" --set store.s3.region=eu-west-1
 check "it did" equals eu-west-1 k -n "$ns" get etcdbackupstore default -o 'jsonpath={.spec.s3.region}'
 check "NOTES warn when there is no store" says "WARNING: no store is configured" "$HELM" upgrade lockkeeper "$chart" -n "$ns" --dry-run=server --set store.s3.bucket=
 check "NOTES name the Secret to make" says "create secret generic lockkeeper-store" "$HELM" get notes lockkeeper -n "$ns"
 check "the server knows every field" sh -c "'$HELM' template lockkeeper '$chart' -n '$ns' | '$KUBECTL' apply --server-side --force-conflicts --dry-run=server --validate=strict -f -"
 check "nothing is warned about" equals "" sh -c "'$HELM' template lockkeeper '$chart' -n '$ns' | '$KUBECTL' apply --server-side --force-conflicts --dry-run=server -o name -f - 2>&1 | grep -i warning"
+
+# What a schedule's schema refuses, with the field and the way out; what it lets through; what it fills in.
+schedule() { # NAME SPEC
+  printf 'apiVersion: lockkeeper.dev/v1alpha1\nkind: EtcdBackupSchedule\nmetadata: {name: %s}\nspec: {storeRef: {name: default}, %s}\n' "$1" "$2" \
+    | k -n "$ns" create --dry-run=server -o "${3-name}" -f -
+}
+check "a schedule is taken" schedule nightly 'schedule: "0 3 * * *", timeZone: Europe/Berlin, retention: {keepWithin: 30d}'
+example() { sed "s/lockkeeper-system/$ns/" "$here/../examples/etcdbackupschedule.yaml" | k create --dry-run=server --validate=strict -f -; }
+check "the example is taken" example
+check "it keeps something when nothing is said" equals 7-7-4-6-UTC schedule nightly 'schedule: "0 3 * * mon-fri"' \
+  'jsonpath={.spec.retention.keepLast}-{.spec.retention.keepDaily}-{.spec.retention.keepWeekly}-{.spec.retention.keepMonthly}-{.spec.timeZone}'
+refuse "a cron line with seconds" "spec.schedule is no cron line of five fields: write" schedule nightly 'schedule: "0 0 3 * * *"'
+refuse "a nickname" "spec.schedule is no cron line of five fields: write" schedule nightly 'schedule: "@daily-at-3"'
+refuse "a zone that is an offset" "spec.timeZone is no name of the IANA database: write one" schedule nightly 'schedule: "0 3 * * *", timeZone: "+02:00"'
+refuse "a retention that keeps nothing" "spec.retention keeps nothing: set one of keepLast" schedule nightly 'schedule: "0 3 * * *", retention: {keepLast: 0}'
+refuse "a duration without a unit" "spec.retention.keepWithin is no duration: write" schedule nightly 'schedule: "0 3 * * *", retention: {keepWithin: "30"}'
+refuse "a name that is no label" "metadata.name is longer than 63 characters" schedule "$(printf 'n%.0s' {1..64})" 'schedule: "0 3 * * *"'
 
 # Pod Security, judged by the server: the operator passes the strictest level, the agents need the namespace opened.
 psa() { k label --overwrite namespace "$ns" "pod-security.kubernetes.io/enforce=$1"; }
@@ -92,7 +113,7 @@ can() { # ACCOUNT yes|no VERB THING [-n NAMESPACE] [--subresource=S]
   check "$account may$([ "$want" = yes ] || echo ' not') $*" equals "$want" sh -c '"$@" 2>/dev/null' - \
     "$KUBECTL" auth can-i --as "system:serviceaccount:$ns:lockkeeper-$account" "$@"
 }
-cv=clusterversions.lockkeeper.dev cpn=controlplanenodes.lockkeeper.dev eb=etcdbackups.lockkeeper.dev ebs=etcdbackupstores.lockkeeper.dev
+cv=clusterversions.lockkeeper.dev cpn=controlplanenodes.lockkeeper.dev eb=etcdbackups.lockkeeper.dev ebs=etcdbackupstores.lockkeeper.dev sched=etcdbackupschedules.lockkeeper.dev
 can operator yes watch $cv
 can operator yes patch $cv --subresource=status
 can operator no delete $cv
@@ -102,11 +123,17 @@ can operator no patch $cpn --subresource=status
 can operator no delete $cpn
 can operator yes create $eb -n "$ns"
 can operator no create $eb -n default
-can operator no delete $eb -n "$ns"
+can operator yes delete $eb -n "$ns"
+can operator no delete $eb -n default
+can operator no update $eb -n "$ns"
+can operator yes watch $sched -n "$ns"
+can operator yes update $sched --subresource=status -n "$ns"
+can operator no patch $sched -n "$ns"
+can operator no create $sched -n "$ns"
+can operator no delete $sched -n "$ns"
 can operator yes patch $ebs --subresource=status -n "$ns"
 can operator no patch $ebs -n "$ns"
-can operator yes get secret/lockkeeper-store -n "$ns"
-can operator no get secret/another -n "$ns"
+can operator no get secret/lockkeeper-store -n "$ns"
 can operator no list secrets -n "$ns"
 can operator no get secrets -n kube-system
 can operator yes update leases -n "$ns"
@@ -132,6 +159,9 @@ can agent no patch $cpn
 can agent no delete $cpn
 can agent yes patch $eb --subresource=status -n "$ns"
 can agent no create $eb -n "$ns"
+can agent no patch $eb -n "$ns"
+can agent no delete $eb -n "$ns"
+can agent no get $sched -n "$ns"
 can agent yes get $ebs -n "$ns"
 can agent no list $ebs -n "$ns"
 can agent no get $cv

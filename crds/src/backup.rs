@@ -7,6 +7,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::LocalReference;
 
+/// On an `EtcdBackup`: the name of the `EtcdBackupSchedule` that it is of.
+pub const SCHEDULE_LABEL: &str = "lockkeeper.dev/schedule";
+
+/// On an `EtcdBackup`: the object goes only when what it stored has been taken out of the store. A schedule puts
+/// it on its backups; on any other, a person may.
+pub const STORED_FINALIZER: &str = "lockkeeper.dev/stored";
+
+/// On an `EtcdBackup`, whatever its value: no schedule lets it go, and should the object be deleted all the same,
+/// what it stored stays in the store.
+pub const RETAIN_ANNOTATION: &str = "lockkeeper.dev/retain";
+
 /// Where backups lie.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[kube(
@@ -132,9 +143,47 @@ pub struct EtcdBackupSpec {
     pub deadline_seconds: u32,
 }
 
-const fn default_deadline() -> u32 {
+pub(crate) const fn default_deadline() -> u32 {
     // 11.8 s were measured for 1.2 GB; an hour lets the largest supported etcd (8 GiB) through a slow link.
     3600
+}
+
+impl EtcdBackup {
+    /// True when it lies in the store, was read back, and is not about to go.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        self.is_finished() && self.metadata.deletion_timestamp.is_none() && self.has("Stored")
+    }
+
+    /// True when it has ended, well or not.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.status.as_ref().is_some_and(|s| s.completed_at.is_some())
+    }
+
+    /// True when a person wants what it stored kept for ever.
+    #[must_use]
+    pub fn is_retained(&self) -> bool {
+        let annotations = self.metadata.annotations.as_ref();
+        annotations.is_some_and(|a| a.contains_key(RETAIN_ANNOTATION))
+    }
+
+    /// True when the object waits for what it stored to be taken out of the store.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        let finalizers = self.metadata.finalizers.as_deref().unwrap_or_default();
+        self.metadata.deletion_timestamp.is_some() && finalizers.iter().any(|f| f == STORED_FINALIZER)
+    }
+
+    /// True when the condition of this type is `True`.
+    #[must_use]
+    pub fn has(&self, condition: &str) -> bool {
+        let conditions = self.status.as_ref().map(|s| s.conditions.as_slice());
+        conditions
+            .unwrap_or_default()
+            .iter()
+            .any(|c| c.type_ == condition && c.status == "True")
+    }
 }
 
 /// What became of it.
@@ -162,7 +211,8 @@ pub struct EtcdBackupStatus {
     /// What lies in the store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact: Option<Artifact>,
-    /// `Succeeded` (Unknown while it runs), `Stored` (read back, hash equal).
+    /// `Succeeded` (Unknown while it runs), `Stored` (read back, hash equal), `Deleted` (while the object waits to
+    /// go: whether what it stored is gone).
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[serde(default)]
     pub conditions: Vec<Condition>,

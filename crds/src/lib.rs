@@ -9,6 +9,7 @@
 //! | [`ClusterVersion`] | cluster | a person or Git (`spec`), the operator (`status`) |
 //! | [`ControlPlaneNode`] | cluster | the operator (`spec`: the ticket), the node's agent (`status`) |
 //! | [`EtcdBackupStore`] | namespace | a person (`spec`), the operator (`status`) |
+//! | [`EtcdBackupSchedule`] | namespace | a person or Git (`spec`), the operator (`status`) |
 //! | [`EtcdBackup`] | namespace | anyone (`spec`), the operator (`status.node`), that node's agent (the rest) |
 
 // The CustomResource derive emits public root types into these private modules; each is re-exported below.
@@ -20,11 +21,13 @@ mod backup;
 mod cluster_version;
 mod common;
 mod control_plane_node;
+mod schedule;
 
 pub use backup::*;
 pub use cluster_version::*;
 pub use common::*;
 pub use control_plane_node::*;
+pub use schedule::*;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
@@ -40,6 +43,7 @@ pub fn all() -> Vec<CustomResourceDefinition> {
         ControlPlaneNode::crd(),
         EtcdBackupStore::crd(),
         EtcdBackup::crd(),
+        EtcdBackupSchedule::crd(),
     ]
 }
 

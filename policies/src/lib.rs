@@ -14,6 +14,8 @@
 //! | [`preflight`] | what is checked before anything is changed |
 //! | [`plan`] | the one next thing |
 //! | [`report`] | why, in words |
+//! | [`schedule`] | when a scheduled backup is due |
+//! | [`retention`] | which backups of a schedule are kept |
 
 pub mod facts;
 pub mod model;
@@ -21,6 +23,8 @@ pub mod plan;
 pub mod preflight;
 pub mod quorum;
 pub mod report;
+pub mod retention;
+pub mod schedule;
 pub mod skew;
 pub mod version;
 

@@ -3,6 +3,7 @@
 
 mod agent_killed;
 mod api_away;
+mod backup_schedule;
 mod blocked_by_rehearsal;
 mod lab_smoke;
 mod operator_killed;
@@ -68,6 +69,7 @@ pub const ALL: &[Scenario] = &[
     rollback_ha::SCENARIO,
     rollback_late::SCENARIO,
     store_down::SCENARIO,
+    backup_schedule::SCENARIO,
     upgrade_ha::SCENARIO,
     api_away::SCENARIO,
     operator_killed::SCENARIO,

@@ -2,14 +2,15 @@
 //!
 //! | | |
 //! | --- | --- |
-//! | comes in | `EtcdBackup`s with `status.node` of this node and no end yet, by one watch |
-//! | goes out | a snapshot and its manifest in the store; `status` of the `EtcdBackup`; `Available` of the store |
+//! | comes in | `EtcdBackup`s with `status.node` of this node and no end yet, or deleted, by one watch |
+//! | goes out | a snapshot and its manifest in the store, or out of it; `status` of the `EtcdBackup`; `Available` of the store |
 //! | may touch | the local etcd member (read), the store, those two statuses |
 //!
 //! Nothing is remembered on the disk: the object says that an attempt began (`startedAt`), the store says
 //! whether it became a backup (its manifest). An agent that finds an attempt that it does not know of therefore
 //! either adopts what was finished or calls it `Interrupted`; it is never tried again under the same object.
 
+mod discard;
 mod report;
 mod take;
 
@@ -32,6 +33,7 @@ pub use take::{Request, TakeError, take};
 
 use crate::agent::etcd::EtcdMember;
 use crate::store::{Store, StoreError, publish_availability};
+use discard::Leaving;
 use report::{Report, Written, within};
 use take::artifact;
 
@@ -58,7 +60,7 @@ pub enum BackupError {
 /// Watches the `EtcdBackup`s of `namespace` and takes those of `node`, until `shutdown`.
 ///
 /// # Guarantees
-/// * One at a time, the oldest first.
+/// * One at a time, the oldest first. What is to be taken out of the store waits for none of them, nor they for it.
 /// * On `shutdown` the one in hand is aborted, its parts and object are taken out of the store, and it is
 ///   marked `Interrupted` if the API answers: within 35 s.
 /// * Idle: one watch, renewed by the server every five minutes; no other request.
@@ -83,6 +85,9 @@ pub async fn run(
     // By name and UID, with the means to stop it.
     let mut job: Option<(Key, CancellationToken)> = None;
     let mut work = pin!(OptionFuture::from(None));
+    let mut leaving = Leaving::default();
+    let mut clearing: Option<Key> = None;
+    let mut clear = pin!(OptionFuture::from(None));
     loop {
         if job.is_none()
             && !shutdown.is_cancelled()
@@ -92,11 +97,21 @@ pub async fn run(
             work.set(OptionFuture::from(Some(desk.handle(key.clone(), stop.clone()))));
             job = Some((key, stop));
         }
+        if clearing.is_none()
+            && !shutdown.is_cancelled()
+            && let Some(key) = leaving.next(job.as_ref().map(|(key, _)| key))
+        {
+            clear.set(OptionFuture::from(Some(desk.discard(key.clone()))));
+            clearing = Some(key);
+        }
+        let wake = leaving.wake().filter(|_| clearing.is_none());
+        let wake = OptionFuture::from(wake.map(tokio::time::sleep_until));
         tokio::select! {
             event = events.next() => match event {
                 None => return Err(BackupError::WatchEnded { namespace: desk.namespace.clone() }),
                 Some(Err(error)) => tracing::warn!(%error, "EtcdBackups cannot be watched; trying again"),
                 Some(Ok(event)) => {
+                    leaving.see(&event, &desk.node);
                     let gone = waiting.see(event, &desk.node);
                     if let Some((key, stop)) = &job && gone.as_ref() == Some(key) {
                         tracing::info!(backup = %key.name, "deleted while it was taken: aborting");
@@ -110,6 +125,14 @@ pub async fn run(
                     waiting.done(&key, outcome);
                 }
             }
+            Some(outcome) = &mut clear, if clearing.is_some() => {
+                clear.set(OptionFuture::from(None));
+                if let Some(key) = clearing.take() {
+                    leaving.done(&key, outcome);
+                }
+            }
+            // Its time has come; looked at above.
+            Some(()) = wake => {}
             () = tokio::time::sleep(RETRY), if job.is_none() && waiting.postponed() => waiting.recall(),
             () = shutdown.cancelled(), if job.is_none() => return Ok(()),
         }

@@ -7,6 +7,7 @@ use lockkeeper_crds as crds;
 use lockkeeper_policies::{Component, KubernetesVersion, NodeName};
 use serde_json::json;
 
+use super::backups::ROLLBACK_FOR;
 use super::sight::{component_out, image_at};
 use crate::api::{ApiError, ApiServers};
 
@@ -61,7 +62,7 @@ impl Hands {
         Api::all(self.api.client())
     }
 
-    fn backups(&self) -> Api<crds::EtcdBackup> {
+    pub(super) fn backups(&self) -> Api<crds::EtcdBackup> {
         Api::namespaced(self.api.client(), &self.namespace)
     }
 
@@ -131,11 +132,25 @@ impl Hands {
         name: &str,
         store: &crds::LocalReference,
     ) -> Result<(), ActError> {
-        let spec = json!({"storeRef": store, "deadlineSeconds": SNAPSHOT_SECONDS});
+        let metadata = json!({"labels": {ROLLBACK_FOR: "cluster"}});
+        self.create_backup(name, metadata, store, SNAPSHOT_SECONDS).await
+    }
+
+    /// Makes an `EtcdBackup`, with more metadata than its name. One that is there already is what was wanted.
+    pub(super) async fn create_backup(
+        &self,
+        name: &str,
+        mut metadata: serde_json::Value,
+        store: &crds::LocalReference,
+        deadline_seconds: u32,
+    ) -> Result<(), ActError> {
+        if let Some(metadata) = metadata.as_object_mut() {
+            metadata.insert("name".to_owned(), json!(name));
+            metadata.insert("namespace".to_owned(), json!(self.namespace));
+        }
         let backup = json!({
-            "apiVersion": "lockkeeper.dev/v1alpha1", "kind": "EtcdBackup",
-            "metadata": {"name": name, "namespace": self.namespace, "labels": {"lockkeeper.dev/rollback-for": "cluster"}},
-            "spec": spec,
+            "apiVersion": "lockkeeper.dev/v1alpha1", "kind": "EtcdBackup", "metadata": metadata,
+            "spec": {"storeRef": store, "deadlineSeconds": deadline_seconds},
         });
         let api: Api<kube::api::DynamicObject> = Api::namespaced_with(
             self.api.client(),
@@ -177,7 +192,7 @@ impl Hands {
         self.patch_backup(backup, &json!({"status": status})).await
     }
 
-    async fn patch_backup(&self, backup: &str, patch: &serde_json::Value) -> Result<(), ActError> {
+    pub(super) async fn patch_backup(&self, backup: &str, patch: &serde_json::Value) -> Result<(), ActError> {
         let (params, patch, api) = (PatchParams::default(), Patch::Merge(patch), self.backups());
         let what = format!("write the status of EtcdBackup {backup}");
         self.api

@@ -6,6 +6,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use lockkeeper_crds as crds;
 use lockkeeper_policies::{Node, NodeName, Seen};
 
+/// On the backup of an upgrade: the `ClusterVersion` that it is the way back of.
+pub(super) const ROLLBACK_FOR: &str = "lockkeeper.dev/rollback-for";
+
 /// The node whose agent shall take the next backup: one that is heard, whose member is healthy, a
 /// follower rather than the leader, and of these the one that lags least.
 pub(super) fn choose(
@@ -30,7 +33,7 @@ pub(super) fn choose(
 }
 
 /// True for a backup that no agent has been given yet.
-pub(super) fn unassigned(backup: &crds::EtcdBackup) -> bool {
+fn unassigned(backup: &crds::EtcdBackup) -> bool {
     backup.metadata.deletion_timestamp.is_none()
         && backup
             .status
@@ -38,12 +41,26 @@ pub(super) fn unassigned(backup: &crds::EtcdBackup) -> bool {
             .is_none_or(|s| s.node.is_none() && s.completed_at.is_none())
 }
 
-/// True for a backup that is being taken now.
+/// The backup that is given to an agent next: that of an upgrade, which waits for it, before any other; then the
+/// oldest.
+pub(super) fn first_waiting<'a>(
+    all: impl Iterator<Item = &'a crds::EtcdBackup>,
+) -> Option<&'a crds::EtcdBackup> {
+    all.filter(|b| unassigned(b)).min_by_key(|b| {
+        let labels = b.metadata.labels.as_ref();
+        let of_upgrade = labels.is_some_and(|l| l.contains_key(ROLLBACK_FOR));
+        let created = b.metadata.creation_timestamp.as_ref().map(|t| t.0);
+        (!of_upgrade, created, b.metadata.name.clone())
+    })
+}
+
+/// True for a backup that is being taken now. One that was deleted meanwhile is its agent's to end.
 pub(super) fn running(backup: &crds::EtcdBackup) -> bool {
-    backup
-        .status
-        .as_ref()
-        .is_some_and(|s| s.node.is_some() && s.completed_at.is_none())
+    backup.metadata.deletion_timestamp.is_none()
+        && backup
+            .status
+            .as_ref()
+            .is_some_and(|s| s.node.is_some() && s.completed_at.is_none())
 }
 
 /// The end of a backup whose agent is lost.
@@ -123,5 +140,30 @@ mod tests {
         assert_eq!(choose(&nodes, &reports), Some("cp1".into()));
         nodes.insert("cp1".into(), node("1", "1", false, false));
         assert_eq!(choose(&nodes, &reports), None);
+    }
+
+    #[test]
+    fn an_upgrade_does_not_wait_behind_backups_that_are_not_its_own() {
+        let backup = |name: &str, created: i64, upgrade: bool| {
+            let spec = serde_json::from_value(serde_json::json!({"storeRef": {"name": "default"}})).unwrap();
+            let mut backup = crds::EtcdBackup::new(name, spec);
+            let at = k8s_openapi::jiff::Timestamp::from_second(created).unwrap();
+            backup.metadata.creation_timestamp = Some(Time(at));
+            backup.metadata.labels =
+                upgrade.then(|| [(ROLLBACK_FOR.to_owned(), "cluster".to_owned())].into());
+            backup
+        };
+        let mut all = vec![
+            backup("younger", 2, false),
+            backup("older", 1, false),
+            backup("upgrade", 3, true),
+        ];
+        let first =
+            |all: &[crds::EtcdBackup]| first_waiting(all.iter()).and_then(|b| b.metadata.name.clone());
+        assert_eq!(first(&all).as_deref(), Some("upgrade"));
+        all.pop();
+        assert_eq!(first(&all).as_deref(), Some("older"));
+        all[1].metadata.deletion_timestamp = all[1].metadata.creation_timestamp.clone();
+        assert_eq!(first(&all).as_deref(), Some("younger"));
     }
 }

@@ -1,6 +1,6 @@
 //! What the operator knows of the cluster without asking: one watch a kind, kept by kube's reflectors.
 //!
-//! Each change rings [`Cache::changed`]. A watch that breaks is opened again within seconds, through any
+//! Each change rings [`Cache::changed`], or [`Cache::backups_changed`], or both. A watch that breaks is opened again within seconds, through any
 //! API server.
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use kube::{Api, Client, Resource, ResourceExt as _};
 use kube_runtime::WatchStreamExt as _;
 use kube_runtime::reflector::{self, Store};
 use kube_runtime::watcher::{self, ExponentialBackoff, watcher};
-use lockkeeper_crds::{ClusterVersion, ControlPlaneNode, EtcdBackup, EtcdBackupStore};
+use lockkeeper_crds::{ClusterVersion, ControlPlaneNode, EtcdBackup, EtcdBackupSchedule, EtcdBackupStore};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -25,8 +25,11 @@ pub(super) struct Cache {
     pub(super) kube: Store<Node>,
     pub(super) backups: Store<EtcdBackup>,
     pub(super) stores: Store<EtcdBackupStore>,
-    /// Rung at each change.
+    pub(super) schedules: Store<EtcdBackupSchedule>,
+    /// Rung at each change of anything but a schedule.
     pub(super) changed: Arc<Notify>,
+    /// Rung at each change of a schedule, a backup or a store. A bell of its own: a bell wakes one sleeper.
+    pub(super) backups_changed: Arc<Notify>,
     /// Dropped with the cache, and the watches with it.
     _watches: JoinSet<()>,
 }
@@ -34,26 +37,38 @@ pub(super) struct Cache {
 impl Cache {
     /// Starts the watches. The stores fill as the answers come in; see [`Cache::ready`].
     pub(super) fn start(client: &Client, namespace: &str) -> Self {
-        let changed = Arc::new(Notify::new());
+        let (changed, backups_changed) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let mut watches = JoinSet::new();
+        let (one, other, both) = (
+            [&changed].map(Arc::clone),
+            [&backups_changed].map(Arc::clone),
+            [&changed, &backups_changed].map(Arc::clone),
+        );
         Self {
-            versions: keep(Api::all(client.clone()), &changed, &mut watches),
-            nodes: keep(Api::all(client.clone()), &changed, &mut watches),
-            kube: keep(Api::all(client.clone()), &changed, &mut watches),
-            backups: keep(Api::namespaced(client.clone(), namespace), &changed, &mut watches),
-            stores: keep(Api::namespaced(client.clone(), namespace), &changed, &mut watches),
+            versions: keep(Api::all(client.clone()), &one, &mut watches),
+            nodes: keep(Api::all(client.clone()), &one, &mut watches),
+            kube: keep(Api::all(client.clone()), &one, &mut watches),
+            backups: keep(Api::namespaced(client.clone(), namespace), &both, &mut watches),
+            stores: keep(Api::namespaced(client.clone(), namespace), &both, &mut watches),
+            schedules: keep(Api::namespaced(client.clone(), namespace), &other, &mut watches),
             changed,
+            backups_changed,
             _watches: watches,
         }
     }
 
-    /// Waits until every kind has been listed once: an empty store must not be taken for "there is none".
+    /// Waits until every kind but the schedules has been listed once: an empty store must not be taken for "there is none".
     pub(super) async fn ready(&self) -> Result<(), reflector::store::WriterDropped> {
         self.versions.wait_until_ready().await?;
         self.nodes.wait_until_ready().await?;
         self.kube.wait_until_ready().await?;
         self.backups.wait_until_ready().await?;
         self.stores.wait_until_ready().await
+    }
+
+    /// Waits until the schedules have been listed once.
+    pub(super) async fn schedules_ready(&self) -> Result<(), reflector::store::WriterDropped> {
+        self.schedules.wait_until_ready().await
     }
 
     /// The one `ClusterVersion`.
@@ -86,12 +101,12 @@ impl Cache {
 }
 
 /// Watches one kind for as long as the set lives.
-fn keep<K>(api: Api<K>, changed: &Arc<Notify>, watches: &mut JoinSet<()>) -> Store<K>
+fn keep<K>(api: Api<K>, bells: &[Arc<Notify>], watches: &mut JoinSet<()>) -> Store<K>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
 {
     let (reader, writer) = reflector::store();
-    let changed = Arc::clone(changed);
+    let bells = bells.to_vec();
     // At most 3 s between two tries: during an upgrade the server that a watch hangs on goes away, and
     // every second that is not seen is a second that nothing moves.
     let backoff = backon::ExponentialBuilder::default()
@@ -105,7 +120,9 @@ where
         .reflect(writer)
         .inspect_err(|error| tracing::debug!(kind = %K::kind(&()), %error, "watch broken, opened again"));
     watches.spawn(async move {
-        stream.for_each(|_| async { changed.notify_one() }).await;
+        stream
+            .for_each(|_| async { bells.iter().for_each(|bell| bell.notify_one()) })
+            .await;
     });
     reader
 }

@@ -72,7 +72,7 @@ enum After {
 
 pub(super) struct Conductor {
     pub(super) hands: Hands,
-    pub(super) cache: Cache,
+    pub(super) cache: Arc<Cache>,
     pub(super) probe: Arc<GateProbe>,
     pub(super) leadership: Leadership,
     pub(super) teller: tell::Teller,
@@ -98,7 +98,7 @@ struct Look {
 impl Conductor {
     pub(super) fn new(
         hands: Hands,
-        cache: Cache,
+        cache: Arc<Cache>,
         probe: Arc<GateProbe>,
         leadership: Leadership,
         teller: tell::Teller,
@@ -457,7 +457,7 @@ impl Conductor {
             }
             return Ok(());
         }
-        let Some(waiting) = all.iter().find(|b| backups::unassigned(b)) else {
+        let Some(waiting) = backups::first_waiting(all.iter().map(AsRef::as_ref)) else {
             return Ok(());
         };
         let nodes = sight::nodes(&self.cache.kube.state(), reports, None, |r| {

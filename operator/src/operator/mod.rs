@@ -14,6 +14,7 @@
 //! | `act` | doing what was decided; one object each |
 //! | `status`, `tell` | what people and tools are told |
 //! | `backups` | who takes a backup; pure |
+//! | `schedules` | begins scheduled backups, lets old ones go |
 
 mod act;
 mod backups;
@@ -24,6 +25,7 @@ pub mod gates;
 mod gating;
 pub mod leader;
 mod run;
+mod schedules;
 mod sight;
 mod status;
 mod tell;
@@ -43,7 +45,7 @@ const PASS_LIMIT: Duration = Duration::from_secs(180);
 
 /// The leader's work, until its token is cancelled.
 async fn work(context: Context, leadership: Leadership) -> Result<(), BoxError> {
-    let cache = cache::Cache::start(&context.api.client(), &context.namespace);
+    let cache = Arc::new(cache::Cache::start(&context.api.client(), &context.namespace));
     tokio::select! {
         () = leadership.token.cancelled() => return Ok(()),
         ready = cache.ready() => ready?,
@@ -57,8 +59,13 @@ async fn work(context: Context, leadership: Leadership) -> Result<(), BoxError> 
         api: context.api.clone(),
         namespace: context.namespace.clone(),
     };
-    conductor::Conductor::new(hands, cache, Arc::clone(&context.gates), leadership, teller)
-        .run()
-        .await;
+    let scheduled = schedules::Teller {
+        metrics: Arc::clone(&context.metrics),
+        events: context.events.clone(),
+        pulse: context.health.pulse("schedules", PASS_LIMIT),
+    };
+    let keeper = schedules::Keeper::new(hands.clone(), Arc::clone(&cache), leadership.clone(), scheduled);
+    let conductor = conductor::Conductor::new(hands, cache, Arc::clone(&context.gates), leadership, teller);
+    tokio::join!(conductor.run(), keeper.run());
     Ok(())
 }

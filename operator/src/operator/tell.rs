@@ -62,12 +62,8 @@ impl Teller {
         stores: impl Iterator<Item = &'a crds::EtcdBackupStore>,
     ) {
         let stored = |b: &crds::EtcdBackup| {
-            let status = b.status.as_ref()?;
-            let good = status
-                .conditions
-                .iter()
-                .any(|c| c.type_ == "Stored" && c.status == "True");
-            Some(chrono_time(status.completed_at.as_ref().filter(|_| good)?)?.timestamp())
+            let completed = b.status.as_ref()?.completed_at.as_ref();
+            Some(chrono_time(completed.filter(|_| b.is_proven())?)?.timestamp())
         };
         self.metrics.backup_succeeded(backups.filter_map(stored).max());
         for store in stores {

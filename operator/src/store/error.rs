@@ -43,7 +43,10 @@ impl StoreError {
     pub fn of_the_store(&self) -> bool {
         !matches!(
             self.failure,
-            Failure::Api { .. } | Failure::ManifestTaken { .. } | Failure::ManifestInvalid { .. }
+            Failure::Api { .. }
+                | Failure::ManifestTaken { .. }
+                | Failure::NotOurs { .. }
+                | Failure::ManifestInvalid { .. }
         )
     }
 }
@@ -139,6 +142,10 @@ pub enum Failure {
     ReadBack { location: String, detail: String },
     #[error("there is a manifest already at {location}, written by somebody else: nothing was overwritten")]
     ManifestTaken { location: String },
+    #[error(
+        "the manifest at {location} is of another backup: nothing was deleted; see who writes there, or give each cluster a spec.s3.prefix of its own"
+    )]
+    NotOurs { location: String },
     #[error("the manifest at {location} cannot be understood: {detail}")]
     ManifestInvalid { location: String, detail: String },
 }
@@ -165,6 +172,7 @@ impl Failure {
             Self::ConditionalPut { .. } => "ConditionalPutIgnored",
             Self::ReadBack { .. } => "ReadBackMismatch",
             Self::ManifestTaken { .. } => "ManifestTaken",
+            Self::NotOurs { .. } => "NotOurs",
             Self::ManifestInvalid { .. } => "ManifestInvalid",
         }
     }

@@ -17,6 +17,7 @@ mod connect;
 mod error;
 mod manifest;
 mod probe;
+mod remove;
 mod upload;
 
 use std::hash::{BuildHasher as _, Hasher as _};

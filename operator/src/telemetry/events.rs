@@ -48,6 +48,12 @@ pub enum Reason {
     BackupVerified,
     /// The snapshot could not be taken.
     BackupFailed,
+    /// A slot of a schedule was passed over.
+    BackupMissed,
+    /// Backups of a schedule were let go.
+    BackupsPruned,
+    /// A schedule cannot go on without a person.
+    ScheduleStalled,
     /// The store does not answer.
     StoreUnavailable,
     /// A node's components are being changed.
@@ -95,6 +101,7 @@ impl Reason {
             | Self::PlanComputed
             | Self::BackupStarted
             | Self::BackupVerified
+            | Self::BackupsPruned
             | Self::NodeUpgradeStarted
             | Self::NodeUpgraded
             | Self::GatePassed
@@ -105,6 +112,8 @@ impl Reason {
             | Self::RollbackCompleted => "Normal",
             Self::PreflightBlocked
             | Self::BackupFailed
+            | Self::BackupMissed
+            | Self::ScheduleStalled
             | Self::StoreUnavailable
             | Self::GateFailed
             | Self::StepDeadlineExceeded
@@ -118,9 +127,13 @@ impl Reason {
     const fn action(self) -> &'static str {
         match self {
             Self::PreflightPassed | Self::PreflightBlocked | Self::QuorumAtRisk => "Preflight",
-            Self::BackupStarted | Self::BackupVerified | Self::BackupFailed | Self::StoreUnavailable => {
-                "Backup"
-            }
+            Self::BackupStarted
+            | Self::BackupVerified
+            | Self::BackupFailed
+            | Self::BackupMissed
+            | Self::BackupsPruned
+            | Self::ScheduleStalled
+            | Self::StoreUnavailable => "Backup",
             Self::RollbackStarted | Self::RollbackCompleted | Self::RollbackFailed => "Rollback",
             Self::AgentLost => "Observe",
             _ => "Upgrade",

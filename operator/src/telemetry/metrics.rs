@@ -32,6 +32,8 @@ pub enum Kind {
     EtcdBackup,
     /// An `EtcdBackupStore`.
     EtcdBackupStore,
+    /// All `EtcdBackupSchedule`s in one go.
+    EtcdBackupSchedule,
 }
 
 /// How a reconcile ended.
@@ -94,6 +96,21 @@ pub enum BackupFailure {
     Other,
 }
 
+/// What is exported of a schedule. Moments are in seconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScheduleFigures {
+    /// When its newest recovery point was complete.
+    pub last_success: Option<i64>,
+    /// When its next backup begins; in the past when it is due.
+    pub next: Option<i64>,
+    /// When the next success is overdue; none while it is suspended.
+    pub overdue: Option<i64>,
+    /// Since the last success.
+    pub consecutive_failures: i64,
+    /// How many can be restored.
+    pub recovery_points: i64,
+}
+
 /// Metrics could not be set up: a programming error that a test rules out.
 #[derive(Debug, thiserror::Error)]
 #[error("metrics: {0}")]
@@ -118,6 +135,11 @@ pub struct Metrics {
     gate_result: IntGaugeVec,
     backup_last_success: IntGaugeVec,
     backup_failures: IntCounterVec,
+    schedule_last_success: IntGaugeVec,
+    schedule_next: IntGaugeVec,
+    schedule_overdue: IntGaugeVec,
+    schedule_failures: IntGaugeVec,
+    schedule_points: IntGaugeVec,
     store_available: IntGaugeVec,
     longest_outage: GaugeVec,
     certificate_expiry: IntGaugeVec,
@@ -211,8 +233,33 @@ impl Metrics {
             )?,
             backup_failures: r.counters(
                 "lockkeeper_backup_failures_total",
-                "Backups that failed, by reason. An increase wants a look at the EtcdBackup objects.",
+                "Backups of upgrades and schedules that failed, by reason. An increase with an upgrade waiting for its snapshot: see the EtcdBackup's message.",
                 &["reason"],
+            )?,
+            schedule_last_success: r.gauges(
+                "lockkeeper_backup_schedule_last_success_timestamp_seconds",
+                "When the newest recovery point of an EtcdBackupSchedule was complete. Absent: it has none. Leader only.",
+                &["schedule"],
+            )?,
+            schedule_next: r.gauges(
+                "lockkeeper_backup_schedule_next_timestamp_seconds",
+                "When the next backup of an EtcdBackupSchedule begins; in the past while it is due and cannot begin. Absent while suspended. Leader only.",
+                &["schedule"],
+            )?,
+            schedule_overdue: r.gauges(
+                "lockkeeper_backup_schedule_overdue_timestamp_seconds",
+                "By when the slot after the last success should have become a success. In the past: LockkeeperNoRecentBackup. Absent while suspended. Leader only.",
+                &["schedule"],
+            )?,
+            schedule_failures: r.gauges(
+                "lockkeeper_backup_schedule_consecutive_failures",
+                "Failed backups of an EtcdBackupSchedule since its last success, ten at the most. 2 or more: LockkeeperBackupFailing. Leader only.",
+                &["schedule"],
+            )?,
+            schedule_points: r.gauges(
+                "lockkeeper_backup_schedule_recovery_points",
+                "Backups of an EtcdBackupSchedule that can be restored. Falling to 1: its retention keeps too little, or none succeeds. Leader only.",
+                &["schedule"],
             )?,
             store_available: r.gauges(
                 "lockkeeper_store_available",
@@ -275,6 +322,11 @@ impl Metrics {
             &self.agent_last_report,
             &self.gate_result,
             &self.backup_last_success,
+            &self.schedule_last_success,
+            &self.schedule_next,
+            &self.schedule_overdue,
+            &self.schedule_failures,
+            &self.schedule_points,
             &self.store_available,
             &self.certificate_expiry,
         ] {
@@ -372,6 +424,23 @@ impl Metrics {
         self.backup_failures
             .with_label_values(&[<&str>::from(reason)])
             .inc();
+    }
+
+    /// A schedule; `None`: it is gone.
+    pub fn schedule(&self, name: &str, figures: Option<ScheduleFigures>) {
+        for (gauges, value) in [
+            (&self.schedule_last_success, figures.and_then(|f| f.last_success)),
+            (&self.schedule_next, figures.and_then(|f| f.next)),
+            (&self.schedule_overdue, figures.and_then(|f| f.overdue)),
+            (&self.schedule_failures, figures.map(|f| f.consecutive_failures)),
+            (&self.schedule_points, figures.map(|f| f.recovery_points)),
+        ] {
+            match value {
+                Some(value) => gauges.with_label_values(&[name]).set(value),
+                // Only fails when there is no such series.
+                None => drop(gauges.remove_label_values(&[name])),
+            }
+        }
     }
 
     /// A store, as `namespace/name`, could be used or not; `None`: it is gone.

@@ -90,6 +90,35 @@ fn a_node_that_is_gone_leaves_no_series() {
 }
 
 #[test]
+fn a_schedule_that_is_gone_leaves_no_series() {
+    let metrics = Metrics::new("operator").unwrap();
+    let figures = ScheduleFigures {
+        last_success: Some(5),
+        next: Some(9),
+        overdue: None,
+        consecutive_failures: 0,
+        recovery_points: 2,
+    };
+    metrics.schedule("nightly", Some(figures));
+    let next = r#"lockkeeper_backup_schedule_next_timestamp_seconds{schedule="nightly"}"#;
+    let overdue = r#"lockkeeper_backup_schedule_overdue_timestamp_seconds{schedule="nightly"}"#;
+    assert_eq!(
+        (value(&metrics, next), value(&metrics, overdue)),
+        (Some(9.0), None)
+    );
+    metrics.schedule(
+        "nightly",
+        Some(ScheduleFigures {
+            next: None,
+            ..figures
+        }),
+    );
+    assert_eq!(value(&metrics, next), None);
+    metrics.schedule("nightly", None);
+    assert!(!metrics.encode().unwrap().contains("nightly"));
+}
+
+#[test]
 fn counters_begin_at_zero() {
     let metrics = Metrics::new("operator").unwrap();
     assert_eq!(value(&metrics, "lockkeeper_rollbacks_total"), Some(0.0));

@@ -89,6 +89,14 @@ impl Api {
         let _ = self.0.events.send(json!({ "type": "DELETED", "object": gone }));
     }
 
+    /// Deletes a backup that has the finalizer: it stays, marked.
+    pub(crate) fn mark_deleted(&self, name: &str) {
+        let mut object = self.backup(name);
+        object["metadata"]["finalizers"] = json!([lockkeeper_crds::STORED_FINALIZER]);
+        object["metadata"]["deletionTimestamp"] = json!("2025-07-02T00:00:00Z");
+        self.write(&format!("{GROUP}/etcdbackups/{name}"), object, "MODIFIED");
+    }
+
     pub(crate) fn backup(&self, name: &str) -> Value {
         self.0.objects.lock().unwrap()[&format!("{GROUP}/etcdbackups/{name}")].clone()
     }

@@ -21,6 +21,7 @@ const RETRY: Duration = Duration::from_secs(5);
 
 const SUCCEEDED: &str = "Succeeded";
 const STORED: &str = "Stored";
+const DELETED: &str = "Deleted";
 
 /// What became of a write.
 #[derive(Debug, PartialEq, Eq)]
@@ -126,6 +127,25 @@ impl Report {
                 () = cancel.cancelled() => return false,
             }
         }
+    }
+
+    /// Whether what it stored is gone, of an object that waits for that. Nothing is written twice.
+    pub(super) async fn deleted(
+        &mut self,
+        gone: Tristate,
+        reason: &str,
+        message: &str,
+    ) -> Result<Written, String> {
+        let mut conditions = self.status().conditions;
+        let new = self.condition(DELETED, gone, reason, message);
+        // Not the message: it may hold a duration.
+        let same = |c: &Condition| (&c.type_, &c.status, &c.reason) == (&new.type_, &new.status, &new.reason);
+        if conditions.iter().any(same) {
+            return Ok(Written::Yes);
+        }
+        set_condition(&mut conditions, new);
+        self.write(serde_json::json!({ "message": message, "conditions": conditions }))
+            .await
     }
 
     fn end(&self, end: &Result<Artifact, TakeError>) -> serde_json::Value {

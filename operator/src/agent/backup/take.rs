@@ -105,13 +105,11 @@ async fn work(
     began: impl FnOnce(&Snapshot),
 ) -> Result<Artifact, TakeError> {
     let started_at = Time(Timestamp::now());
-    let begin = async {
-        // Before a gigabyte is read: does the store take, give back and guard what it is given?
-        store.probe().await?;
-        Ok::<_, TakeError>(member.snapshot().await?)
-    };
+    // Before a gigabyte is read: does the store take, give back and guard what it is given? Not cut short by a
+    // cancellation, or the probe would stay in the bucket; it ends within 18 s.
+    store.probe().await?;
     let mut snapshot = tokio::select! {
-        snapshot = begin => snapshot?,
+        snapshot = member.snapshot() => snapshot?,
         () = stop.cancelled() => return Err(TakeError::Interrupted("before the stream began")),
     };
     began(&snapshot);

@@ -1,0 +1,229 @@
+//! The objects and the bucket of the scenario.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use futures::TryStreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use lockkeeper_crds::{
+    EtcdBackup, EtcdBackupSchedule, EtcdBackupScheduleStatus, RETAIN_ANNOTATION, SCHEDULE_LABEL,
+};
+use object_store::{ObjectStore, ObjectStoreExt};
+use serde_json::json;
+
+use super::watcher::{Watcher, slot};
+use super::{BY_HAND, MINUTE, NAME, STRANGER};
+use crate::install::NAMESPACE;
+use crate::scene::{Look, Scene};
+
+/// What the scenario does and sees.
+pub(super) struct Stage<'a> {
+    pub(super) scene: &'a Scene,
+    pub(super) schedules: Api<EtcdBackupSchedule>,
+    pub(super) backups: Api<EtcdBackup>,
+    pub(super) pods: Api<Pod>,
+}
+
+impl Stage<'_> {
+    pub(super) async fn schedule(&self) -> Result<()> {
+        let object: EtcdBackupSchedule = serde_json::from_value(json!({
+            "apiVersion": "lockkeeper.dev/v1alpha1", "kind": "EtcdBackupSchedule", "metadata": {"name": NAME},
+            "spec": {"storeRef": {"name": "default"}, "schedule": "* * * * *", "deadlineSeconds": 60,
+                "retention": {"keepLast": 2}},
+        }))?;
+        self.schedules.create(&PostParams::default(), &object).await?;
+        Ok(())
+    }
+
+    pub(super) async fn make(&self, name: &str, labels: serde_json::Value) -> Result<()> {
+        let object: EtcdBackup = serde_json::from_value(json!({
+            "apiVersion": "lockkeeper.dev/v1alpha1", "kind": "EtcdBackup", "metadata": {"name": name, "labels": labels},
+            "spec": {"storeRef": {"name": "default"}},
+        }))?;
+        self.backups.create(&PostParams::default(), &object).await?;
+        self.scene
+            .wait_for(&format!("{name} to be stored"), MINUTE * 2, || async {
+                let backup = self.backups.get(name).await?;
+                Ok(if backup.is_proven() {
+                    Look::Done(())
+                } else {
+                    Look::NotYet("not yet".into())
+                })
+            })
+            .await
+    }
+
+    pub(super) async fn status(
+        &self,
+        what: &str,
+        limit: Duration,
+        accepted: impl Fn(&EtcdBackupScheduleStatus) -> bool,
+    ) -> Result<EtcdBackupScheduleStatus> {
+        self.scene
+            .wait_for(what, limit, || async {
+                let status = self.schedules.get(NAME).await?.status.context("no status yet")?;
+                Ok(if accepted(&status) {
+                    Look::Done(status)
+                } else {
+                    Look::NotYet(status.message)
+                })
+            })
+            .await
+    }
+
+    /// Waits until three backups were begun and two are there.
+    pub(super) async fn three(&self, watcher: &Watcher) -> Result<usize> {
+        self.scene
+            .wait_for("three backups, the first of them let go", MINUTE * 6, || async {
+                let begun = watcher.so_far()?.len();
+                let there = self.own().await?.len();
+                Ok(if begun >= 3 && there == 2 {
+                    Look::Done(begun)
+                } else {
+                    Look::NotYet(format!("{begun} begun, {there} there"))
+                })
+            })
+            .await
+    }
+
+    /// The schedule's backups by name.
+    pub(super) async fn own(&self) -> Result<BTreeMap<String, EtcdBackup>> {
+        let labelled = ListParams::default().labels(&format!("{SCHEDULE_LABEL}={NAME}"));
+        let own = self.backups.list(&labelled).await?.into_iter();
+        let named = own.filter_map(|b| Some((b.metadata.name.clone()?, b)));
+        Ok(named.filter(|(name, _)| slot(name).is_some()).collect())
+    }
+
+    /// The folders of the bucket that a backup of the schedule could lie in.
+    pub(super) async fn folders(&self) -> Result<BTreeSet<String>> {
+        let keys: Vec<_> = self.scene.store()?.list(None).try_collect().await?;
+        let keys = keys.iter().map(|o| o.location.to_string());
+        let ours = keys.filter(|k| k.starts_with(NAME) && k != STRANGER);
+        Ok(ours
+            .filter_map(|k| Some(k.split_once('/')?.0.to_owned()))
+            .collect())
+    }
+
+    /// Waits for a moment in which nothing is going on; then every recovery point lies in the bucket, and nothing else.
+    pub(super) async fn bucket_is_as_told(&self) -> Result<()> {
+        self.scene
+            .wait_for("the bucket to hold what the status tells", MINUTE * 3, || async {
+                let status = self.schedules.get(NAME).await?.status.context("no status yet")?;
+                let own = self.own().await?;
+                if own
+                    .values()
+                    .any(|b| !b.is_finished() || b.metadata.deletion_timestamp.is_some())
+                {
+                    return Ok(Look::NotYet("a backup is going on".into()));
+                }
+                let proven = own.values().filter(|b| b.is_proven());
+                let told: BTreeSet<String> = proven.filter_map(folder).collect();
+                let there = self.folders().await?;
+                let same =
+                    there == told && u32::try_from(told.len()).ok() == Some(status.recovery_points.count);
+                Ok(if same {
+                    Look::Done(())
+                } else {
+                    Look::NotYet(format!(
+                        "{there:?} there, {told:?} told, {} counted",
+                        status.recovery_points.count
+                    ))
+                })
+            })
+            .await?;
+        let store = self.scene.store()?;
+        store
+            .head(&STRANGER.into())
+            .await
+            .context("a stranger's object was deleted")?;
+        let by_hand = self.backups.get(BY_HAND).await?;
+        let key = by_hand
+            .status
+            .and_then(|s| s.artifact)
+            .context("by-hand has no artifact")?
+            .uri;
+        let key = key
+            .strip_prefix("s3://")
+            .and_then(|k| k.split_once('/'))
+            .map(|(_, key)| key.to_owned());
+        store
+            .head(&key.unwrap_or_default().into())
+            .await
+            .context("the backup by hand was deleted")?;
+        Ok(())
+    }
+
+    /// Wants the oldest one kept for ever.
+    pub(super) async fn retain(&self) -> Result<String> {
+        let own = self.own().await?;
+        let proven = own.iter().find(|(_, b)| b.is_proven());
+        let (name, _) = proven.context("there is no recovery point to retain")?;
+        let patch = json!({"metadata": {"annotations": {RETAIN_ANNOTATION: "the lab"}}});
+        self.backups
+            .patch(name, &PatchParams::default(), &Patch::Merge(&patch))
+            .await?;
+        Ok(name.clone())
+    }
+
+    pub(super) fn scale(&self, replicas: u32) -> Result<()> {
+        let count = format!("--replicas={replicas}");
+        let scale = [
+            "kubectl",
+            "-n",
+            NAMESPACE,
+            "scale",
+            "deployment",
+            "lockkeeper-operator",
+            &count,
+        ];
+        self.scene.lab.out(&scale)?.check().map(drop)
+    }
+
+    /// Without the schedule its backups stay; deleted, they take what they stored along, but for the retained one.
+    pub(super) async fn clear(&self, kept: &str) -> Result<()> {
+        self.schedules.delete(NAME, &DeleteParams::default()).await?;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let own = self.own().await?;
+        ensure!(!own.is_empty(), "the backups went with their schedule");
+        let retained = own
+            .get(kept)
+            .and_then(folder)
+            .context("the retained one has gone")?;
+        for name in own.keys() {
+            self.backups.delete(name, &DeleteParams::default()).await?;
+        }
+        self.scene
+            .wait_for("the backups to go", MINUTE * 3, || async {
+                let left = self.own().await?;
+                Ok(if left.is_empty() {
+                    Look::Done(())
+                } else {
+                    Look::NotYet(format!("{} left", left.len()))
+                })
+            })
+            .await?;
+        let left = self.folders().await?;
+        ensure!(left == BTreeSet::from([retained]), "left in the bucket: {left:?}");
+        let store = self.scene.store()?;
+        for key in store
+            .list(None)
+            .map_ok(|o| o.location)
+            .try_collect::<Vec<_>>()
+            .await?
+        {
+            if key.as_ref().starts_with(NAME) {
+                store.delete(&key).await?;
+            }
+        }
+        self.backups.delete(BY_HAND, &DeleteParams::default()).await?;
+        Ok(())
+    }
+}
+
+/// Where a backup lies in the bucket.
+fn folder(backup: &EtcdBackup) -> Option<String> {
+    let uid: String = backup.metadata.uid.as_deref()?.chars().take(8).collect();
+    Some(format!("{}-{uid}", backup.metadata.name.as_deref()?))
+}

@@ -1,0 +1,91 @@
+//! A deleted `EtcdBackup` takes what it stored along.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::api::Api;
+use crate::world::{Etcd, ObjectServer, binaries};
+use crate::{NODE, agent, condition};
+
+/// Waits for the condition `Deleted` to be what is wanted.
+async fn deleted(api: &Api, name: &str, wanted: &str) -> Value {
+    let began = Instant::now();
+    loop {
+        let status = api.backup(name)["status"].clone();
+        let all = status["conditions"].as_array().cloned().unwrap_or_default();
+        if all
+            .iter()
+            .any(|c| c["type"] == "Deleted" && c["status"] == wanted)
+        {
+            return status;
+        }
+        assert!(
+            began.elapsed() < Duration::from_secs(60),
+            "not Deleted={wanted}: {status:#}"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_backup_takes_what_it_stored_along_and_leaves_the_others() {
+    let Some(bin) = binaries() else { return };
+    let (etcd, s3) = (Etcd::start(&bin).await, ObjectServer::start(&bin).await);
+    let (api, client) = Api::start().await;
+    api.put_store(&s3.spec(), "secret-key");
+    let (shutdown, running) = agent(&client, &etcd);
+    for name in ["older", "newer"] {
+        api.put_backup(name, 60, &json!({ "node": NODE }));
+        api.end_of(name, Duration::from_secs(60)).await;
+    }
+    assert_eq!(s3.objects().len(), 4);
+
+    // The store means another place now: what is there is not looked for here.
+    let mut elsewhere = s3.spec();
+    elsewhere.s3.prefix = "another".to_owned();
+    api.put_store(&elsewhere, "secret-key");
+    api.mark_deleted("older");
+    let status = deleted(&api, "older", "False").await;
+    assert_eq!(condition(&status, "Deleted"), ("False", "Elsewhere"));
+    let message = status["message"].as_str().unwrap();
+    assert!(
+        message.contains("s3://") && message.contains("lockkeeper.dev/retain"),
+        "{message}"
+    );
+    assert_eq!(s3.objects().len(), 4);
+
+    api.put_store(&s3.spec(), "secret-key");
+    let status = deleted(&api, "older", "True").await;
+    assert_eq!(condition(&status, "Deleted"), ("True", "Deleted"));
+    assert_eq!(s3.objects().len(), 2, "{:?}", s3.objects());
+    assert!(
+        s3.objects().iter().all(|o| o.starts_with("clusters/one/newer-")),
+        "{:?}",
+        s3.objects()
+    );
+    shutdown.cancel();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_is_deleted_while_it_is_taken_ends_and_leaves_nothing() {
+    let Some(bin) = binaries() else { return };
+    let (etcd, s3) = (Etcd::start(&bin).await, ObjectServer::start(&bin).await);
+    etcd.fill(crate::MIDWAY_KEYS, 20_000).await;
+    let (api, client) = Api::start().await;
+    api.put_store(&s3.spec(), "secret-key");
+    let (shutdown, running) = agent(&client, &etcd);
+    api.put_backup("nightly", 60, &json!({ "node": NODE }));
+    let began = Instant::now();
+    while api.backup("nightly")["status"]["startedAt"].is_null() {
+        assert!(began.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    api.mark_deleted("nightly");
+    let status = deleted(&api, "nightly", "True").await;
+    assert!(!status["completedAt"].is_null(), "{status:#}");
+    assert_eq!((s3.objects(), s3.parts()), (vec![], vec![]));
+    shutdown.cancel();
+    running.await.unwrap().unwrap();
+}
