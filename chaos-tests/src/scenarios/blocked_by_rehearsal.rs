@@ -1,5 +1,7 @@
 //! A flag that the target does not know stands in one node's manifest. The running version takes it, so only
 //! starting the target with it tells.
+//!
+//! Seen failing: an agent that takes every rehearsal for passed ("it settled as RolledBack, not Blocked").
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,4 +1,6 @@
 //! The leading operator is killed at every step of an upgrade, a random moment after the step is first seen.
+//!
+//! Seen failing: an operator that forgets its ticket in hand ("two nodes had a ticket at once").
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
