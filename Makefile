@@ -10,6 +10,8 @@ MAKEFLAGS += --no-print-directory
 export LOCKKEEPER_CACHE ?= /var/cache/lockkeeper
 export CARGO_TARGET_DIR ?= $(LOCKKEEPER_CACHE)/target
 export INSTA_UPDATE ?= no
+# A build cache that another checkout used too would look for golden files there.
+export INSTA_WORKSPACE_ROOT := $(CURDIR)
 # The same courses of events in every `make test`; `make explore` looks for new ones.
 export PROPTEST_RNG_SEED ?= 7
 

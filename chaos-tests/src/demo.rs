@@ -4,39 +4,29 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 use lockkeeper_crds::{ClusterVersion, State, Strategy};
 
-use crate::install::{Install, beside};
+use crate::course::Course;
+use crate::install::Install;
 use crate::interrupt;
 use crate::lab::{Lab, Tie, down_by_name};
 use crate::load::Report;
-use crate::lockkeeper::{CLUSTER, Keeper, spec};
+use crate::lockkeeper::{CLUSTER, Keeper};
 use crate::network::{self, FABRIC};
 use crate::progress::{Progress, spoken};
-use crate::recipes::{START, TARGET};
 use crate::scene::Scene;
-use crate::state::{Home, Options};
+use crate::state::Home;
 
 /// What to show.
 #[derive(Debug, Args)]
 pub struct Wanted {
-    /// The version that the cluster begins with.
-    #[arg(long, default_value = START)]
-    from: String,
-    /// The version that it goes to.
-    #[arg(long, default_value = TARGET)]
-    to: String,
+    #[command(flatten)]
+    course: Course,
     /// The lab's name. One of that name that is up is taken down first.
     #[arg(long, default_value = "lab")]
     name: String,
-    /// How many control-plane nodes.
-    #[arg(long, default_value_t = 3)]
-    nodes: u8,
-    /// Our binary; `lockkeeper` beside this program without it.
-    #[arg(long, value_name = "BINARY")]
-    image_from: Option<PathBuf>,
     /// The chart; helm/lockkeeper of the checkout without it.
     #[arg(long)]
     chart: Option<PathBuf>,
@@ -44,9 +34,7 @@ pub struct Wanted {
 
 /// Runs it. The exit code tells whether the upgrade was completed.
 pub fn run(wanted: &Wanted) -> Result<ExitCode> {
-    let Some(binary) = wanted.image_from.clone().or_else(beside) else {
-        bail!("no `lockkeeper` lies beside this program: `make build`, or give --image-from BINARY");
-    };
+    let binary = wanted.course.binary()?;
     let binary = binary
         .canonicalize()
         .with_context(|| format!("there is no lockkeeper at {}", binary.display()))?;
@@ -58,14 +46,7 @@ pub fn run(wanted: &Wanted) -> Result<ExitCode> {
         ));
         down_by_name(&wanted.name)?;
     }
-    let options = Options {
-        name: wanted.name.clone(),
-        nodes: wanted.nodes,
-        kubernetes: wanted.from.clone(),
-        also: vec![wanted.to.clone()],
-        ..Options::default()
-    };
-    let lab = Lab::up(options, Tie::None, false, &progress)?;
+    let lab = Lab::up(wanted.course.options(&wanted.name), Tie::None, false, &progress)?;
     let install = Install {
         binary: Some(binary.clone()),
         chart: wanted.chart.clone(),
@@ -75,15 +56,11 @@ pub fn run(wanted: &Wanted) -> Result<ExitCode> {
     let scene = Scene::new(lab, install, 0, progress);
     progress.say(format_args!(
         "a ClusterVersion at {}, which is what runs",
-        wanted.from
+        wanted.course.from
     ));
-    let from = wanted.from.clone();
+    let from = wanted.course.from.clone();
     scene.play(|scene| {
-        Box::pin(async move {
-            let keeper = Keeper::installed(scene).await?;
-            keeper.apply(&spec(&from, Strategy::default())).await?;
-            keeper.idle_at(&from).await
-        })
+        Box::pin(async move { Keeper::at_rest(scene, &from, Strategy::default()).await.map(drop) })
     })?;
     upgrade(&scene, &binary, wanted)
 }
@@ -93,7 +70,7 @@ fn upgrade(scene: &Scene, binary: &Path, wanted: &Wanted) -> Result<ExitCode> {
         .progress
         .say("clients begin: reads on fresh and on kept connections, and writes, 20 a second each");
     let load = scene.lab.load_start(None)?;
-    let to = wanted.to.clone();
+    let to = wanted.course.to.clone();
     let began = Instant::now();
     scene.progress.say(format_args!(
         "kubectl patch clusterversion {CLUSTER} --type merge -p '{{\"spec\":{{\"version\":\"{to}\"}}}}'"
@@ -108,7 +85,7 @@ fn upgrade(scene: &Scene, binary: &Path, wanted: &Wanted) -> Result<ExitCode> {
     }
     let report = load.stop()?;
     let object = scene.play(|scene| Box::pin(async move { Keeper::installed(scene).await?.read().await }))?;
-    let done = followed && completed(&object, &wanted.to);
+    let done = followed && completed(&object, &wanted.course.to);
     tell(&object, wanted, done, took, &report);
     Ok(if done {
         ExitCode::SUCCESS
@@ -154,15 +131,15 @@ fn tell(object: &ClusterVersion, wanted: &Wanted, done: bool, took: Duration, re
     if done {
         println!(
             "{} to {} on {} node(s) in {}.",
-            wanted.from,
-            wanted.to,
-            wanted.nodes,
+            wanted.course.from,
+            wanted.course.to,
+            wanted.course.nodes,
             spoken(took)
         );
     } else {
         println!(
             "The upgrade to {} was NOT completed after {}: {:?}. {}",
-            wanted.to,
+            wanted.course.to,
             spoken(took),
             status.state,
             status.summary

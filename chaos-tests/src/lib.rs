@@ -9,6 +9,7 @@ pub mod build;
 pub mod cache;
 pub mod cgroup;
 pub mod cli;
+pub mod course;
 pub mod demo;
 pub mod fabric;
 pub mod faults;

@@ -125,6 +125,30 @@ pub struct Rollout {
 }
 
 impl Rollout {
+    /// The memory of one that begins. `id` is unique; `retry` is the one of the wish that it answers.
+    #[must_use]
+    pub const fn begun(
+        id: String,
+        source: KubernetesVersion,
+        target: KubernetesVersion,
+        order: Vec<NodeName>,
+        retry: i64,
+    ) -> Self {
+        Self {
+            id,
+            source,
+            target,
+            phase: Phase::Preflight,
+            retry,
+            reason: None,
+            failed_backups: 0,
+            preflight_id: 0,
+            preflight_at: None,
+            order,
+            in_hand: None,
+        }
+    }
+
     /// The name that the snapshot of this rollout has; another one after each failure.
     #[must_use]
     pub fn backup_name(&self) -> String {

@@ -11,19 +11,18 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
 use lockkeeper_crds::Strategy;
 use serde::Serialize;
 
+use crate::course::Course;
 use crate::install::Install;
 use crate::lab::{Lab, Tie, down_by_name};
 use crate::load::{Load, Report};
-use crate::lockkeeper::{Keeper, UPGRADE, runs, spec};
+use crate::lockkeeper::{Keeper, UPGRADE, runs};
 use crate::progress::Progress;
-use crate::recipes::{START, TARGET};
 use crate::scene::Scene;
-use crate::state::Options;
 
 pub use at_rest::{AtRest, DuringSnapshot};
 
@@ -33,18 +32,11 @@ const AROUND: Duration = Duration::from_secs(5);
 /// What to measure.
 #[derive(Debug, Args)]
 pub struct Wanted {
-    /// The version that the clusters begin with.
-    #[arg(long, default_value = START)]
-    from: String,
-    /// The version that they go to.
-    #[arg(long, default_value = TARGET)]
-    to: String,
+    #[command(flatten)]
+    course: Course,
     /// How often each does it.
     #[arg(long, default_value_t = 1)]
     rounds: u32,
-    /// How many control-plane nodes.
-    #[arg(long, default_value_t = 3)]
-    nodes: u8,
     /// MiB that etcd is filled with for the snapshot whose memory is measured; 0 leaves that out.
     #[arg(long, default_value_t = 1024)]
     snapshot_mib: u32,
@@ -57,9 +49,6 @@ pub struct Wanted {
     /// The lab's name.
     #[arg(long, default_value = "bench")]
     name: String,
-    /// Our binary; `lockkeeper` beside this program without it.
-    #[arg(long, value_name = "BINARY")]
-    image_from: Option<PathBuf>,
     /// Where the table goes; BENCHMARKS.md of the checkout without it.
     #[arg(long, value_name = "FILE")]
     table: Option<PathBuf>,
@@ -109,19 +98,15 @@ pub struct Figures {
 /// Measures, prints, writes the table.
 pub fn run(wanted: &Wanted) -> Result<ExitCode> {
     let install = Install {
-        binary: wanted.image_from.clone(),
+        binary: Some(wanted.course.binary()?),
         ..Install::default()
-    }
-    .or_beside();
-    if install.binary.is_none() {
-        bail!("no `lockkeeper` lies beside this program: `make build`, or give --image-from BINARY");
-    }
+    };
     ensure!(wanted.rounds > 0, "--rounds must be at least 1");
     let table = table::place(wanted.table.as_deref())?;
     let mut figures = Figures {
-        from: wanted.from.clone(),
-        to: wanted.to.clone(),
-        nodes: wanted.nodes,
+        from: wanted.course.from.clone(),
+        to: wanted.course.to.clone(),
+        nodes: wanted.course.nodes,
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         lockkeeper: Vec::new(),
         kubeadm: Vec::new(),
@@ -162,31 +147,25 @@ fn measure(
     figures: &mut Figures,
     progress: Progress,
 ) -> Result<()> {
-    let options = Options {
-        name: wanted.name.clone(),
-        nodes: wanted.nodes,
-        kubernetes: wanted.from.clone(),
-        also: vec![wanted.to.clone()],
-        ..Options::default()
-    };
-    let lab = Lab::up(options, Tie::ToThisProcess, false, &progress)?;
+    let lab = Lab::up(
+        wanted.course.options(&wanted.name),
+        Tie::ToThisProcess,
+        false,
+        &progress,
+    )?;
     let scene = Scene::new(lab, install.clone(), 0, progress);
     if !ours {
         let load = clients(&scene)?;
         let began = Instant::now();
-        peer::upgrade(&scene, &wanted.to)?;
+        peer::upgrade(&scene, &wanted.course.to)?;
         let took = began.elapsed();
         figures.kubeadm.push(ended(&scene, load, took)?);
-        return check(&scene, &wanted.to);
+        return check(&scene, &wanted.course.to);
     }
     scene.lab.install(install, &progress)?;
-    let from = wanted.from.clone();
+    let from = wanted.course.from.clone();
     scene.play(|scene| {
-        Box::pin(async move {
-            let keeper = Keeper::installed(scene).await?;
-            keeper.apply(&spec(&from, Strategy::default())).await?;
-            keeper.idle_at(&from).await
-        })
+        Box::pin(async move { Keeper::at_rest(scene, &from, Strategy::default()).await.map(drop) })
     })?;
     if figures.at_rest.is_none() {
         let count = Duration::from_secs(wanted.rest_seconds.max(1).into());
@@ -194,7 +173,7 @@ fn measure(
     }
     let load = clients(&scene)?;
     let began = Instant::now();
-    let to = wanted.to.clone();
+    let to = wanted.course.to.clone();
     scene.play(|scene| {
         Box::pin(async move {
             let keeper = Keeper::installed(scene).await?;
@@ -204,7 +183,7 @@ fn measure(
     })?;
     let took = began.elapsed();
     figures.lockkeeper.push(ended(&scene, load, took)?);
-    check(&scene, &wanted.to)?;
+    check(&scene, &wanted.course.to)?;
     if figures.during_snapshot.is_none() && wanted.snapshot_mib > 0 {
         at_rest::fill(&scene, wanted.snapshot_mib)?;
         let mib = wanted.snapshot_mib;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 /// What all streams saw.
@@ -41,6 +42,16 @@ impl Report {
             .values()
             .map(|stream| stream.failed_after_retry)
             .sum()
+    }
+
+    /// Fails where a write that the server said it has is not there.
+    pub fn none_lost(&self) -> Result<()> {
+        ensure!(
+            self.lost_writes.is_empty(),
+            "writes were lost: {}",
+            self.lost_writes.join("; ")
+        );
+        Ok(())
     }
 
     /// What failed and when, a line a stream that has something to tell.

@@ -30,7 +30,7 @@ use crate::scene::{Look, Scene};
 pub use book::Book;
 pub use snapshot::{check_snapshot, published_backups};
 pub use targets::{BAD_TARGET, break_target_on, import_bad_target, mend_target_on};
-pub use truth::{Manifests, manifests, runs};
+pub use truth::{Manifests, as_before, manifests, runs};
 pub use watcher::Watcher;
 
 /// The name of the one ClusterVersion.
@@ -90,10 +90,16 @@ impl<'a> Keeper<'a> {
     pub async fn at_start(scene: &'a Scene, strategy: Strategy) -> Result<Self> {
         scene.wait_until_whole(MINUTE * 3).await?;
         install_once(scene)?;
-        let keeper = Self::installed(scene).await?;
-        keeper.apply(&spec(START, strategy)).await?;
-        keeper.idle_at(START).await?;
+        let keeper = Self::at_rest(scene, START, strategy).await?;
         runs(scene, START).await?;
+        Ok(keeper)
+    }
+
+    /// Lockkeeper in a lab where it is installed, with a ClusterVersion at the version that runs.
+    pub async fn at_rest(scene: &'a Scene, version: &str, strategy: Strategy) -> Result<Self> {
+        let keeper = Self::installed(scene).await?;
+        keeper.apply(&spec(version, strategy)).await?;
+        keeper.idle_at(version).await?;
         Ok(keeper)
     }
 

@@ -38,6 +38,12 @@ pub fn manifests(lab: &Lab) -> Result<Manifests> {
     Ok(all)
 }
 
+/// Every static pod's manifest is what it was.
+pub fn as_before(lab: &Lab, before: &Manifests) -> Result<()> {
+    ensure!(manifests(lab)? == *before, "not all manifests are as before");
+    Ok(())
+}
+
 /// Waits until every component of every node runs a version, by every account of it.
 pub async fn runs(scene: &Scene, version: &str) -> Result<()> {
     for node in scene.lab.nodes() {

@@ -9,7 +9,9 @@ use futures::FutureExt;
 use lockkeeper_crds::{Strategy, TicketState};
 
 use super::{Scenario, Suite};
-use crate::lockkeeper::{BAD_TARGET, Keeper, UPGRADE, Watcher, import_bad_target, manifests, runs};
+use crate::lockkeeper::{
+    BAD_TARGET, Keeper, UPGRADE, Watcher, as_before, import_bad_target, manifests, runs,
+};
 use crate::progress::spoken;
 use crate::recipes::START;
 use crate::scene::Scene;
@@ -47,12 +49,9 @@ async fn play(scene: &Scene) -> Result<String> {
     let report = load.stop()?;
     scene.say(&status.summary);
 
-    ensure!(
-        manifests(&scene.lab)? == before,
-        "not all manifests are as before"
-    );
+    as_before(&scene.lab, &before)?;
     runs(scene, START).await?;
-    ensure!(report.lost_writes.is_empty(), "{}", report.lost_writes.join("; "));
+    report.none_lost()?;
     let book = watcher.close()?;
     ensure!(
         book.states().contains(&TicketState::Undone),

@@ -12,7 +12,7 @@ use lockkeeper_crds::{CheckResult, ClusterVersionStatus, State, Strategy};
 
 use super::{Scenario, Suite};
 use crate::cache::write_whole;
-use crate::lockkeeper::{Keeper, manifests};
+use crate::lockkeeper::{Keeper, as_before, manifests};
 use crate::recipes::TARGET;
 use crate::scene::{Look, Scene};
 
@@ -70,7 +70,7 @@ async fn play(scene: &Scene) -> Result<String> {
         .reaches("the upgrade to start by itself", MINUTE * 5, goes)
         .await?;
     keeper.back_to_start().await?;
-    ensure!(manifests(&scene.lab)? == fresh, "not all manifests are as before");
+    as_before(&scene.lab, &fresh)?;
     Ok(sentence)
 }
 

@@ -34,11 +34,7 @@ async fn play(scene: &Scene) -> Result<String> {
     store_keeps_its_word(scene).await?;
     pods_reach_the_api(scene).await?;
     let report = power_cut(scene).await?;
-    ensure!(
-        report.lost_writes.is_empty(),
-        "writes were lost: {}",
-        report.lost_writes.join("; ")
-    );
+    report.none_lost()?;
     // The clients must have seen that a server went away, or they look at the wrong thing.
     ensure!(
         report.requests() > 100,

@@ -41,7 +41,7 @@ async fn play(scene: &Scene) -> Result<String> {
     let report = load.stop()?;
     runs(scene, TARGET).await?;
     watcher.close()?;
-    ensure!(report.lost_writes.is_empty(), "{}", report.lost_writes.join("; "));
+    report.none_lost()?;
     ensure!(killed.len() >= 6, "killed only at {killed:?}: this proves little");
     let steps: Vec<String> = killed.into_iter().collect();
     Ok(format!(

@@ -10,7 +10,7 @@ use lockkeeper_crds::TicketState;
 
 use super::{Scenario, Suite};
 use crate::lockkeeper::{
-    BAD_TARGET, Keeper, UPGRADE, Watcher, impatient, import_bad_target, manifests, runs,
+    BAD_TARGET, Keeper, UPGRADE, Watcher, as_before, impatient, import_bad_target, manifests, runs,
 };
 use crate::progress::spoken;
 use crate::recipes::START;
@@ -46,12 +46,9 @@ async fn play(scene: &Scene) -> Result<String> {
         "the reason does not name the component: {}",
         status.summary
     );
-    ensure!(
-        manifests(&scene.lab)? == before,
-        "not all manifests are as before"
-    );
+    as_before(&scene.lab, &before)?;
     runs(scene, START).await?;
-    ensure!(report.lost_writes.is_empty(), "{}", report.lost_writes.join("; "));
+    report.none_lost()?;
     let book = watcher.close()?;
     let applied = book
         .states()

@@ -10,7 +10,7 @@ use lockkeeper_crds::TicketState;
 
 use super::{Scenario, Suite};
 use crate::lockkeeper::{
-    Keeper, UPGRADE, Watcher, break_target_on, impatient, manifests, mend_target_on, runs,
+    Keeper, UPGRADE, Watcher, as_before, break_target_on, impatient, manifests, mend_target_on, runs,
 };
 use crate::progress::spoken;
 use crate::recipes::{START, TARGET};
@@ -61,12 +61,9 @@ async fn play(scene: &Scene) -> Result<String> {
         "the reason does not name {second}: {}",
         status.summary
     );
-    ensure!(
-        manifests(&scene.lab)? == before,
-        "not all manifests are as before"
-    );
+    as_before(&scene.lab, &before)?;
     runs(scene, START).await?;
-    ensure!(report.lost_writes.is_empty(), "{}", report.lost_writes.join("; "));
+    report.none_lost()?;
     let book = watcher.close()?;
     let ends = |node: &str, state: TicketState| {
         book.tickets

@@ -10,7 +10,7 @@ use futures::FutureExt;
 use lockkeeper_crds::{CheckResult, ClusterVersionStatus, EtcdBackup, State, Strategy};
 
 use super::{Scenario, Suite};
-use crate::lockkeeper::{Keeper, manifests, published_backups, runs};
+use crate::lockkeeper::{Keeper, as_before, manifests, published_backups, runs};
 use crate::recipes::{START, TARGET};
 use crate::s3_proxy::Mode;
 use crate::scene::{Look, Scene};
@@ -57,10 +57,7 @@ async fn play(scene: &Scene) -> Result<String> {
     );
     keeper.back_to_start().await?;
     runs(scene, START).await?;
-    ensure!(
-        manifests(&scene.lab)? == before,
-        "not all manifests are as before"
-    );
+    as_before(&scene.lab, &before)?;
     Ok(said)
 }
 

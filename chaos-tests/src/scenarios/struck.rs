@@ -14,7 +14,7 @@ use lockkeeper_crds::{State, Strategy, TicketState};
 use crate::lab::Lab;
 use crate::lockkeeper::journal::{self, Journalled};
 use crate::lockkeeper::{
-    BAD_TARGET, Keeper, UPGRADE, Watcher, impatient, import_bad_target, manifests, runs, spec,
+    BAD_TARGET, Keeper, UPGRADE, Watcher, as_before, impatient, import_bad_target, manifests, runs, spec,
 };
 use crate::node::Node;
 use crate::process::ProcessId;
@@ -61,10 +61,7 @@ async fn way_back(scene: &Scene, keeper: &Keeper<'_>, blow: Blow) -> Result<Stri
     let hits = striker.stop()?;
     ended?;
     runs(scene, START).await?;
-    ensure!(
-        manifests(&scene.lab)? == before,
-        "not all manifests are as before"
-    );
+    as_before(&scene.lab, &before)?;
     watcher.close()?;
     ensure!(
         hits.contains_key("Undoing"),
@@ -94,10 +91,7 @@ async fn way_up(scene: &Scene, keeper: &Keeper<'_>, blow: Blow) -> Result<String
         }
         State::RolledBack => {
             runs(scene, START).await?;
-            ensure!(
-                manifests(&scene.lab)? == before,
-                "not all manifests are as before"
-            );
+            as_before(&scene.lab, &before)?;
             "rolled back"
         }
         _ => anyhow::bail!("it settled as {reason}: {}", status.summary),

@@ -42,7 +42,7 @@ async fn play(scene: &Scene) -> Result<String> {
     ));
 
     runs(scene, TARGET).await?;
-    ensure!(report.lost_writes.is_empty(), "{}", report.lost_writes.join("; "));
+    report.none_lost()?;
     ensure!(
         report.acknowledged_writes > 200,
         "the clients wrote only {} times: they prove nothing",

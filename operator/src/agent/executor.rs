@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::Path;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use lockkeeper_crds::{Component, Ticket, TicketState, TicketStatus};
@@ -71,6 +72,13 @@ impl Executor {
             guard,
             note: String::new(),
         }
+    }
+
+    /// Reads the journal again: another process may have written it.
+    pub(crate) fn reload(&mut self) {
+        self.state = self.store.load();
+        self.guarded = self.guard.is_on();
+        self.note.clear();
     }
 
     pub(crate) fn journal(&self) -> &JournalState {
@@ -292,18 +300,8 @@ impl Executor {
         };
         let old = self.store.old(&entry, record)?;
         let bytes = manifest::with_uid(&path, &old, pod).map_err(|error| failed(io::Error::other(error)))?;
-        let ours = match read_limited(&path, LARGEST) {
-            Ok(present) => {
-                let present = manifest::hash(&present);
-                [&record.old_hash, &record.new_hash]
-                    .into_iter()
-                    .chain(record.bridges.iter().map(|bridge| &bridge.hash))
-                    .any(|hash| *hash == present)
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
-            Err(error) => return Err(failed(error)),
-        };
-        if !ours {
+        let present = present(&path).map_err(failed)?;
+        if present.is_some_and(|hash| !record.knows(&hash)) {
             return Ok(());
         }
         let bridge = Bridge {
@@ -332,17 +330,11 @@ impl Executor {
             path: path.display().to_string(),
             source,
         };
-        let present = match read_limited(&path, LARGEST) {
-            Ok(bytes) => Some(manifest::hash(&bytes)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(failed(error)),
-        };
+        let present = present(&path).map_err(failed)?;
         let going_back = state == TicketState::Undoing;
         let ours = match present.as_deref() {
             None => going_back,
-            Some(hash) if going_back => {
-                hash == record.new_hash || record.bridges.iter().any(|b| b.hash == hash)
-            }
+            Some(hash) if going_back => hash != record.old_hash && record.knows(hash),
             Some(hash) => hash == record.old_hash,
         };
         if !ours {
@@ -357,6 +349,15 @@ impl Executor {
         host::replace(&path, &bytes, 0o600).map_err(failed)?;
         tracing::info!(%component, going_back, "manifest written");
         Ok(())
+    }
+}
+
+/// The hash of a manifest that is there.
+fn present(path: &Path) -> io::Result<Option<String>> {
+    match read_limited(path, LARGEST) {
+        Ok(bytes) => Ok(Some(manifest::hash(&bytes))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -88,11 +88,7 @@ impl Guard {
 
     /// Takes it off.
     pub(crate) fn take_off(&self) -> io::Result<()> {
-        match fs::remove_file(self.path()) {
-            Ok(()) => host::sync_directory(self.host.manifests()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
-        }
+        host::remove(&self.path())
     }
 
     /// Puts it on, sees it run, takes it off: before a change is made that counts on it.
@@ -225,7 +221,7 @@ pub async fn guard(config: AgentConfig, shutdown: CancellationToken) -> Result<(
         match Claim::take(&host) {
             Ok(Some(_claim)) => {
                 // The agent may have written since.
-                hand.reload();
+                hand.executor.reload();
                 acted = look(&mut hand).await;
             }
             Ok(None) => {}

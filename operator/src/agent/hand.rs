@@ -24,7 +24,6 @@ pub(crate) struct Hand {
     pub(crate) observer: Observer,
     pub(crate) executor: Executor,
     cri: Cri,
-    guard: Guard,
 }
 
 impl Hand {
@@ -33,15 +32,9 @@ impl Hand {
         Self {
             observer: Observer::new(host.clone(), cri.clone()),
             cri,
-            executor: Executor::open(host.clone(), guard.clone()),
+            executor: Executor::open(host.clone(), guard),
             host,
-            guard,
         }
-    }
-
-    /// Reads the journal again.
-    pub(crate) fn reload(&mut self) {
-        self.executor = Executor::open(self.host.clone(), self.guard.clone());
     }
 
     /// The images that the ticket in hand, or the one to be taken up, speaks of.

@@ -164,8 +164,17 @@ fn write_new(temporary: &Path, model: &Path, bytes: &[u8], mode: u32) -> io::Res
     file.sync_all()
 }
 
+/// Removes a file durably; one that is not there is not missed.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Ok(()) => path.parent().map_or(Ok(()), sync_directory),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// Makes a rename or removal in a directory durable.
-pub(crate) fn sync_directory(directory: &Path) -> io::Result<()> {
+fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 

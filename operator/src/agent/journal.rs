@@ -40,6 +40,18 @@ pub(crate) struct FileRecord {
     pub(crate) bridges: Vec<Bridge>,
 }
 
+impl FileRecord {
+    /// The bridge that a file of this hash is.
+    pub(crate) fn bridge(&self, hash: &str) -> Option<&Bridge> {
+        self.bridges.iter().find(|bridge| bridge.hash == hash)
+    }
+
+    /// True for what stood there before and for whatever the agent put there since; all else is somebody's.
+    pub(crate) fn knows(&self, hash: &str) -> bool {
+        hash == self.old_hash || hash == self.new_hash || self.bridge(hash).is_some()
+    }
+}
+
 /// The old manifest under the UID of the pod that is to go; see [`super::ticket`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Bridge {

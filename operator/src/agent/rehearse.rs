@@ -94,11 +94,7 @@ pub(crate) async fn rehearse(
 
 /// Removes what a rehearsal puts on the host; also what one left that was interrupted.
 pub(crate) fn clear(host: &Host) -> io::Result<()> {
-    match fs::remove_file(host.manifests().join(REHEARSAL)) {
-        Ok(()) => host::sync_directory(host.manifests())?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
+    host::remove(&host.manifests().join(REHEARSAL))?;
     match fs::remove_dir_all(host.state().join("rehearsal")) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

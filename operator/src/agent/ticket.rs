@@ -434,14 +434,16 @@ fn undoing(entry: &Entry, seen: &NodeSeen, now: DateTime<Utc>) -> Action {
     for record in &entry.files {
         let there = file(seen, record.component);
         let is = |hash: &str| matches!(&there, FileSeen::Hash(found) if found == hash);
-        let bridged = record.bridges.iter().find(|bridge| is(&bridge.hash));
-        if let FileSeen::Unknown(why) = there {
-            waits.push(why);
-        } else if there != FileSeen::Absent
-            && bridged.is_none()
-            && !is(&record.old_hash)
-            && !is(&record.new_hash)
-        {
+        let (bridged, known) = match &there {
+            FileSeen::Unknown(why) => {
+                waits.push(why.clone());
+                continue;
+            }
+            // Nobody's.
+            FileSeen::Absent => (None, true),
+            FileSeen::Hash(hash) => (record.bridge(hash), record.knows(hash)),
+        };
+        if !known {
             left_alone.push(record.component.name());
         } else if let Some(pod) = stuck(entry, record, is(&record.old_hash), seen, now)
             && bridged.is_none_or(|bridge| bridge.pod != pod)

@@ -20,18 +20,23 @@ pub(super) struct Teller {
     pub(super) pulse: Pulse,
 }
 
+/// How a pass ended: whether it changed anything, or why it did not get so far.
+pub(super) fn outcome_of(ended: Result<bool, &PassError>) -> Outcome {
+    match ended {
+        Ok(true) => Outcome::Changed,
+        Ok(false) => Outcome::Unchanged,
+        Err(error) if error.is_conflict() => Outcome::Conflict,
+        Err(PassError::Act(ActError::Api(_)) | PassError::NotLeading(_)) => Outcome::ApiError,
+        Err(_) => Outcome::Invalid,
+    }
+}
+
 impl Teller {
     /// A pass has ended.
     pub(super) fn pass(&self, ended: Result<bool, &PassError>, took: Duration) {
         self.pulse.beat();
-        let outcome = match ended {
-            Ok(true) => Outcome::Changed,
-            Ok(false) => Outcome::Unchanged,
-            Err(error) if error.is_conflict() => Outcome::Conflict,
-            Err(PassError::Act(ActError::Api(_)) | PassError::NotLeading(_)) => Outcome::ApiError,
-            Err(_) => Outcome::Invalid,
-        };
-        self.metrics.reconciled(Kind::ClusterVersion, outcome, took);
+        self.metrics
+            .reconciled(Kind::ClusterVersion, outcome_of(ended), took);
     }
 
     /// What the agents report.

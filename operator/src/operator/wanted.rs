@@ -120,19 +120,8 @@ pub(super) fn begun(
     retry: i64,
     now: DateTime<Utc>,
 ) -> Rollout {
-    Rollout {
-        id: format!("{}-{:x}", target.to_string().replace('.', "-"), now.timestamp()),
-        source,
-        target,
-        phase: Phase::Preflight,
-        retry,
-        reason: None,
-        failed_backups: 0,
-        preflight_id: 0,
-        preflight_at: None,
-        order: order.to_vec(),
-        in_hand: None,
-    }
+    let id = format!("{}-{:x}", target.to_string().replace('.', "-"), now.timestamp());
+    Rollout::begun(id, source, target, order.to_vec(), retry)
 }
 
 const fn phase_in(phase: crds::Phase) -> Phase {

@@ -7,9 +7,9 @@ use kube::Resource as _;
 use lockkeeper_crds::{self as crds, EtcdBackupScheduleStatus};
 
 use super::plan::{Backups, Plan};
-use crate::operator::act::ActError;
 use crate::operator::conductor::PassError;
-use crate::telemetry::metrics::{BackupFailure, Kind, Outcome, ScheduleFigures};
+use crate::operator::tell::outcome_of;
+use crate::telemetry::metrics::{BackupFailure, Kind, ScheduleFigures};
 use crate::telemetry::{Metrics, Publisher, Pulse, Reason};
 
 pub(in crate::operator) struct Teller {
@@ -22,14 +22,8 @@ impl Teller {
     /// A pass over all schedules has ended.
     pub(super) fn pass(&self, ended: Result<bool, &PassError>, took: Duration) {
         self.pulse.beat();
-        let outcome = match ended {
-            Ok(true) => Outcome::Changed,
-            Ok(false) => Outcome::Unchanged,
-            Err(error) if error.is_conflict() => Outcome::Conflict,
-            Err(PassError::Act(ActError::Api(_)) | PassError::NotLeading(_)) => Outcome::ApiError,
-            Err(_) => Outcome::Invalid,
-        };
-        self.metrics.reconciled(Kind::EtcdBackupSchedule, outcome, took);
+        self.metrics
+            .reconciled(Kind::EtcdBackupSchedule, outcome_of(ended), took);
     }
 
     /// What a schedule's status says.

@@ -255,8 +255,8 @@ impl World {
                     order,
                 } => {
                     self.rollouts += 1;
-                    Some(rollout(
-                        self.rollouts,
+                    Some(Rollout::begun(
+                        format!("r{}", self.rollouts),
                         *source,
                         *target,
                         order.clone(),
@@ -599,28 +599,6 @@ pub(super) fn journal(ticket: &Ticket, node: &SimNode, state: TicketState, since
             .collect(),
         new: ticket.changes.iter().map(|c| (*c, ticket.to)).collect(),
         since,
-    }
-}
-
-pub(super) fn rollout(
-    n: u32,
-    source: KubernetesVersion,
-    target: KubernetesVersion,
-    order: Vec<NodeName>,
-    retry: i64,
-) -> Rollout {
-    Rollout {
-        id: format!("r{n}"),
-        source,
-        target,
-        phase: Phase::Preflight,
-        retry,
-        reason: None,
-        failed_backups: 0,
-        preflight_id: 0,
-        preflight_at: None,
-        order,
-        in_hand: None,
     }
 }
 
