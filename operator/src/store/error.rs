@@ -13,14 +13,14 @@ use object_store::client::{HttpError, HttpErrorKind};
 #[error("EtcdBackupStore {store}: {failure}")]
 pub struct StoreError {
     store: String,
-    failure: Failure,
+    failure: Box<Failure>,
 }
 
 impl StoreError {
     pub(super) fn new(store: &str, failure: Failure) -> Self {
         Self {
             store: store.to_owned(),
-            failure,
+            failure: Box::new(failure),
         }
     }
 
@@ -42,11 +42,18 @@ impl StoreError {
     #[must_use]
     pub fn of_the_store(&self) -> bool {
         !matches!(
-            self.failure,
+            *self.failure,
             Failure::Api { .. }
                 | Failure::ManifestTaken { .. }
                 | Failure::NotOurs { .. }
                 | Failure::ManifestInvalid { .. }
+                | Failure::Damaged { .. }
+                | Failure::Misplaced { .. }
+                | Failure::File { .. }
+                | Failure::NoKey { .. }
+                | Failure::WrongKey { .. }
+                | Failure::EncryptionWanted
+                | Failure::Cancelled
         )
     }
 }
@@ -148,6 +155,44 @@ pub enum Failure {
     NotOurs { location: String },
     #[error("the manifest at {location} cannot be understood: {detail}")]
     ManifestInvalid { location: String, detail: String },
+    #[error(
+        "what lies at {location} is not what its manifest says: {detail}; it was damaged or changed since it was stored: use another backup"
+    )]
+    Damaged { location: String, detail: String },
+    #[error(
+        "the manifest at {location} is of another backup ({name}, UID {uid}, of etcd cluster {cluster}, from node {node}): it was copied or moved there; use the backup that belongs there, or name the place where this one lies"
+    )]
+    Misplaced {
+        location: String,
+        name: String,
+        uid: String,
+        cluster: String,
+        node: String,
+    },
+    #[error("{location} is encrypted, and no key is given for it: give {wanted}")]
+    NoKey { location: String, wanted: String },
+    #[error("wrong key: {location} is encrypted, and none of the keys given opens it; give {wanted}")]
+    WrongKey { location: String, wanted: String },
+    #[error("Secret {secret} {problem}")]
+    Key { secret: String, problem: String },
+    #[error(
+        "the PKI is stored encrypted only, and this store does not encrypt: set spec.encryption, or leave PKI out of the backup's spec.include"
+    )]
+    EncryptionWanted,
+    #[error("{path} cannot be used to {doing}: make it writable, or correct spec.directory.path ({detail})")]
+    Directory {
+        path: String,
+        doing: &'static str,
+        detail: String,
+    },
+    #[error("{path} cannot be {doing}: {detail}")]
+    File {
+        path: String,
+        doing: &'static str,
+        detail: String,
+    },
+    #[error("cancelled")]
+    Cancelled,
 }
 
 impl Failure {
@@ -174,6 +219,15 @@ impl Failure {
             Self::ManifestTaken { .. } => "ManifestTaken",
             Self::NotOurs { .. } => "NotOurs",
             Self::ManifestInvalid { .. } => "ManifestInvalid",
+            Self::Damaged { .. } => "Damaged",
+            Self::NoKey { .. } => "NoKey",
+            Self::WrongKey { .. } => "WrongKey",
+            Self::Key { .. } => "KeyInvalid",
+            Self::EncryptionWanted => "EncryptionRequired",
+            Self::Directory { .. } => "DirectoryUnusable",
+            Self::Misplaced { .. } => "Misplaced",
+            Self::File { .. } => "FileUnusable",
+            Self::Cancelled => "Cancelled",
         }
     }
 
@@ -204,6 +258,10 @@ pub enum UploadError<E: std::error::Error + 'static> {
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) store: String,
+    /// Before every key in an address: `s3://bucket/`, `file:///path/`.
+    pub(super) root: String,
+    /// For a directory, its path.
+    pub(super) directory: Option<String>,
     pub(super) bucket: String,
     pub(super) endpoint: String,
     pub(super) region: String,
@@ -229,6 +287,15 @@ impl Place {
     }
 
     fn classify(&self, doing: &'static str, e: &object_store::Error) -> Failure {
+        if let Some(path) = &self.directory {
+            // What is not there is told apart by its kind, as on S3.
+            let io = find::<std::io::Error>(e);
+            return Failure::Directory {
+                path: path.clone(),
+                doing,
+                detail: io.map_or_else(|| deepest(e), ToString::to_string),
+            };
+        }
         let Place {
             bucket,
             endpoint,
@@ -388,7 +455,7 @@ pub(super) fn chain(e: &dyn std::error::Error) -> String {
     text
 }
 
-fn deepest(e: &dyn std::error::Error) -> String {
+pub(super) fn deepest(e: &dyn std::error::Error) -> String {
     let mut deepest = e;
     while let Some(source) = deepest.source() {
         deepest = source;

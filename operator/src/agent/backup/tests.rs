@@ -13,6 +13,7 @@ fn backup(name: &str, created: i64, status: EtcdBackupStatus) -> EtcdBackup {
             name: "main".to_owned(),
         },
         deadline_seconds: 60,
+        include: vec![],
     };
     let mut backup = EtcdBackup::new(name, spec);
     backup.metadata.uid = Some(format!("{name}-uid"));
