@@ -1,7 +1,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::watcher::Event;
-use lockkeeper_crds::{EtcdBackupSpec, EtcdBackupStatus, LocalReference};
+use lockkeeper_crds::{EtcdBackupSpec, EtcdBackupStatus, LocalReference, Proof};
 
 use super::*;
 
@@ -13,6 +13,7 @@ fn backup(name: &str, created: i64, status: EtcdBackupStatus) -> EtcdBackup {
             name: "main".to_owned(),
         },
         deadline_seconds: 60,
+        proof: Proof::Stored,
     };
     let mut backup = EtcdBackup::new(name, spec);
     backup.metadata.uid = Some(format!("{name}-uid"));
