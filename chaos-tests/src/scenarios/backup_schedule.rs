@@ -1,7 +1,7 @@
 //! A backup every minute by cron, each restored and booted, one of them with an API server on it every other minute,
 //! the newest two kept: what the status says of them is so, the bucket holds exactly what it tells, and nothing of a
-//! proof stays on the node. A backup whose object was replaced by another one's is found out, and so is one whose disk
-//! is etcd's. On one node, with a disk of its own for the proofs.
+//! proof stays on the node. A backup whose object was replaced by another one's is found out; an agent that is killed in
+//! the middle of a proof begins anew. On one node, with a disk of its own for the proofs.
 
 pub(in crate::scenarios) mod stage;
 pub(in crate::scenarios) mod watcher;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, ListParams, PostParams};
 use lockkeeper_crds::{EtcdBackup, EtcdBackupScheduleStatus, Findings, Proof, Strategy};
 use object_store::{ObjectStoreExt, PutPayload};
 use serde_json::json;
@@ -77,9 +77,9 @@ async fn play(scene: &Scene) -> Result<String> {
     let all: Api<Secret> = Api::all(keeper.client());
     let secrets_now = all.list(&ListParams::default()).await?.items.len();
     let said = true_of_each(&stage, secrets_now).await?;
-    nothing_left(scene)?;
+    nothing_left(scene).await?;
     let replaced = replaced(&stage).await?;
-    nothing_left(scene)?;
+    nothing_left(scene).await?;
     stage.clear_all().await?;
     for number in 0..count {
         secrets
@@ -162,19 +162,26 @@ fn compare(name: &str, level: Proof, found: &Findings, keys: u64, secrets: usize
     Ok(())
 }
 
-/// No file of a proof, no manifest, no process.
-fn nothing_left(scene: &Scene) -> Result<()> {
+/// No file of a proof, no manifest, no process, once what was in hand has been seen off.
+async fn nothing_left(scene: &Scene) -> Result<()> {
     let node = scene.lab.node("cp1")?;
     let script = format!(
         "ls {WORK} | grep -v lost+found; ls /etc/kubernetes/manifests | grep chore; ps ax -o args | grep -e '^etcdutl ' -e '^etcd .*lockkeeper' -e '^kube-apiserver .*lockkeeper'; true"
     );
-    let left = node.run(&["sh", "-c", &script])?.check()?;
-    ensure!(left.trim().is_empty(), "left on the node: {left}");
-    Ok(())
+    scene
+        .wait_for("nothing of a proof to be left", MINUTE, || async {
+            let left = node.run(&["sh", "-c", &script])?.check()?;
+            Ok(if left.trim().is_empty() {
+                Look::Done(())
+            } else {
+                Look::NotYet(left)
+            })
+        })
+        .await
 }
 
 /// The object of one backup becomes that of another, whole and by itself fit to be restored: it is not what its own
-/// manifest says, and that is told. Then one that is sound, on etcd's own disk.
+/// manifest says, and that is told. One that is sound is verified, though the agent is killed meanwhile.
 async fn replaced(stage: &Stage<'_>) -> Result<String> {
     const NAMES: [&str; 2] = ["replaced", "another"];
     for name in NAMES {
@@ -191,29 +198,24 @@ async fn replaced(stage: &Stage<'_>) -> Result<String> {
     let to = key(stage.backups.get(replaced).await?)?;
     let bytes = store.get(&from.into()).await?.bytes().await?;
     store.put(&to.into(), PutPayload::from(bytes)).await?;
-    for name in NAMES {
-        let patch = json!({"spec": {"proof": "Verified"}});
-        stage
-            .backups
-            .patch(name, &PatchParams::default(), &Patch::Merge(&patch))
-            .await?;
-    }
+    stage.ask_for(replaced, Proof::Verified).await?;
     let bad = stage.verdict(replaced).await?;
     ensure!(
         bad.starts_with("False/Damaged"),
         "the object of {replaced} is another one's, and it is told: {bad}"
     );
+    stage.ask_for(another, Proof::Verified).await?;
+    // Killed on the way, the agent begins anew and finds nothing of before in its way.
+    stage.being_verified(another).await?;
+    tokio::time::sleep(Duration::from_millis(stage.scene.below(2000))).await;
+    stage.scene.lab.kill("cp1", "agent")?;
     let good = stage.verdict(another).await?;
     ensure!(
         good.starts_with("True/"),
         "{another} is sound, and it is told: {good}"
     );
-    let patch = json!({"spec": {"proof": "Stored"}});
-    let lowered = stage
-        .backups
-        .patch(another, &PatchParams::default(), &Patch::Merge(&patch))
-        .await;
-    let said = lowered.err().map(|e| e.to_string()).unwrap_or_default();
+    let lowered = stage.ask_for(another, Proof::Stored).await;
+    let said = lowered.err().map(|e| format!("{e:#}")).unwrap_or_default();
     ensure!(
         said.contains("can only be raised"),
         "spec.proof was lowered: {said}"

@@ -1,14 +1,14 @@
 //! The objects and the bucket of the scenario.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use futures::TryStreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use lockkeeper_crds::{
-    EtcdBackup, EtcdBackupSchedule, EtcdBackupScheduleStatus, RETAIN_ANNOTATION, SCHEDULE_LABEL,
+    EtcdBackup, EtcdBackupSchedule, EtcdBackupScheduleStatus, Proof, RETAIN_ANNOTATION, SCHEDULE_LABEL,
     STORED_FINALIZER,
 };
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
@@ -52,8 +52,8 @@ impl<'a> Stage<'a> {
             "spec": {"storeRef": {"name": "default"}, "schedule": "* * * * *", "deadlineSeconds": 60,
                 "retention": {"keepLast": 2}},
         });
-        for (field, value) in more.as_object().into_iter().flatten() {
-            object["spec"][field] = value.clone();
+        if let Some(spec) = object.get_mut("spec").and_then(|s| s.as_object_mut()) {
+            spec.extend(more.as_object().cloned().unwrap_or_default());
         }
         let object: EtcdBackupSchedule = serde_json::from_value(object)?;
         self.schedules.create(&PostParams::default(), &object).await?;
@@ -112,6 +112,29 @@ impl<'a> Stage<'a> {
                 }))
             })
             .await
+    }
+
+    /// Asks for so much proof of a backup.
+    pub(in crate::scenarios) async fn ask_for(&self, name: &str, proof: Proof) -> Result<()> {
+        let patch = json!({"spec": {"proof": proof}});
+        self.backups
+            .patch(name, &PatchParams::default(), &Patch::Merge(&patch))
+            .await?;
+        Ok(())
+    }
+
+    /// Waits until a backup is just being verified.
+    pub(in crate::scenarios) async fn being_verified(&self, name: &str) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let backup = self.backups.get(name).await?;
+            match backup.condition("Verified") {
+                Some(c) if c.status == "Unknown" => return Ok(()),
+                Some(c) => bail!("{name} was not met while it was being verified: {}", c.message),
+                None => ensure!(begun.elapsed() < MINUTE, "nobody verifies {name}"),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// Waits until it is told whether a backup is verified: `True/Why: message`.

@@ -18,6 +18,8 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_yaml::Value;
 use tokio::time::{Instant, sleep, timeout};
+use tracing::instrument::WithSubscriber as _;
+use tracing::subscriber::NoSubscriber;
 
 use super::boot::{Booted, Chores, free_port};
 use super::{ProofError, verdict};
@@ -319,7 +321,11 @@ async fn ask(files: &Path, port: u16, token: &str) -> Result<Client, String> {
     let request = http::Request::get("/readyz")
         .body(vec![])
         .map_err(|e| e.to_string())?;
-    match timeout(ANSWER, client.request_text(request)).await {
+    // The client logs every answer that is none of its liking, and "not ready yet" is what is waited out here.
+    let asked = client
+        .request_text(request)
+        .with_subscriber(NoSubscriber::default());
+    match timeout(ANSWER, asked).await {
         Ok(Ok(_)) => Ok(client),
         Ok(Err(error)) => Err(crate::api::explain(&error)),
         Err(_) => Err("no answer".to_owned()),
