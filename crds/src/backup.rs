@@ -18,7 +18,57 @@ pub const STORED_FINALIZER: &str = "lockkeeper.dev/stored";
 /// what it stored stays in the store.
 pub const RETAIN_ANNOTATION: &str = "lockkeeper.dev/retain";
 
-/// One snapshot of etcd. Immutable.
+/// On an `EtcdBackup`: the slot of its schedule's drill that it was taken for, as RFC 3339 writes it.
+pub const DRILL_ANNOTATION: &str = "lockkeeper.dev/drill-slot";
+
+/// The reasons of `Verified` and `Drilled` that say that the backup itself is bad. With any other one it could not
+/// be told, and is tried again.
+pub const VERDICTS: [&str; 6] = [
+    "Damaged",
+    "Misplaced",
+    "RestoreFailed",
+    "Mismatch",
+    "Empty",
+    "CorruptAlarm",
+];
+
+/// How far it is proven that a backup can be restored. Each level has those before it in it.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+pub enum Proof {
+    /// It was read back from the store, and its hash is that of what was streamed.
+    #[default]
+    Stored,
+    /// It was restored into an empty directory by `etcdutl` of its own minor, an `etcd` was booted on that, its
+    /// keys were counted and its alarms listed.
+    Verified,
+    /// An API server of its own minor was booted on that, and every Secret could be read through it.
+    Drilled,
+}
+
+impl Proof {
+    /// All, the lowest first.
+    pub const ALL: [Self; 3] = [Self::Stored, Self::Verified, Self::Drilled];
+
+    /// The condition's type, and the value in a spec.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Stored => "Stored",
+            Self::Verified => "Verified",
+            Self::Drilled => "Drilled",
+        }
+    }
+}
+
+impl std::fmt::Display for Proof {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// One snapshot of etcd. Immutable, but that more proof of it may be asked for.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[kube(
     group = "lockkeeper.dev",
@@ -42,6 +92,16 @@ pub const RETAIN_ANNOTATION: &str = "lockkeeper.dev/retain";
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Stored\")].status"
     ),
+    printcolumn(
+        name = "Verified",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Verified\")].status"
+    ),
+    printcolumn(
+        name = "Drilled",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Drilled\")].status"
+    ),
     printcolumn(name = "Bytes", type_ = "integer", json_path = ".status.artifact.sizeBytes"),
     printcolumn(name = "Revision", type_ = "integer", json_path = ".status.artifact.revision"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
@@ -54,7 +114,8 @@ pub const RETAIN_ANNOTATION: &str = "lockkeeper.dev/retain";
     )
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self == oldSelf").message("a backup's spec cannot be changed: make a new EtcdBackup"))]
+#[x_kube(validation = Rule::new("self.storeRef == oldSelf.storeRef && self.deadlineSeconds == oldSelf.deadlineSeconds").message("a backup's spec cannot be changed, spec.proof aside: make a new EtcdBackup"))]
+#[x_kube(validation = Rule::new("self.proof == oldSelf.proof || oldSelf.proof == 'Stored' || self.proof == 'Drilled'").message("spec.proof can only be raised, from Stored to Verified to Drilled: what was proven stays so; make a new EtcdBackup for less").field_path(".proof"))]
 pub struct EtcdBackupSpec {
     /// The store, in the same namespace.
     pub store_ref: LocalReference,
@@ -66,6 +127,10 @@ pub struct EtcdBackupSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1))]
     pub include: Vec<Include>,
+    /// How far it is proven that it can be restored: `Stored`, `Verified` or `Drilled`. It may be raised at any
+    /// time, of a backup that is stored already too. `deadlineSeconds` is the limit of each proof by itself.
+    #[serde(default)]
+    pub proof: Proof,
 }
 
 /// What is stored beside the snapshot.
@@ -88,6 +153,32 @@ impl EtcdBackup {
     #[must_use]
     pub fn is_proven(&self) -> bool {
         self.is_finished() && self.metadata.deletion_timestamp.is_none() && self.has("Stored")
+    }
+
+    /// The highest level that it has come to, and those below it; none when it does not lie in the store.
+    #[must_use]
+    pub fn proven(&self) -> Option<Proof> {
+        let reached = |level: &&Proof| self.has(level.name());
+        let levels = Proof::ALL.iter().take_while(reached).copied().last();
+        levels.filter(|_| self.is_proven())
+    }
+
+    /// The level that `spec.proof` asks for and that it has not come to, unless it is known to be bad.
+    #[must_use]
+    pub fn unproven(&self) -> Option<Proof> {
+        let reached = self.proven()?;
+        let bad = |level: &Proof| {
+            let condition = self.condition(level.name());
+            condition.is_some_and(|c| c.status == "False" && VERDICTS.contains(&c.reason.as_str()))
+        };
+        (self.spec.proof > reached && !Proof::ALL.iter().any(bad)).then_some(self.spec.proof)
+    }
+
+    /// The condition of this type.
+    #[must_use]
+    pub fn condition(&self, type_: &str) -> Option<&Condition> {
+        let conditions = self.status.as_ref().map(|s| s.conditions.as_slice());
+        conditions.unwrap_or_default().iter().find(|c| c.type_ == type_)
     }
 
     /// True when it has ended, well or not.
@@ -113,11 +204,7 @@ impl EtcdBackup {
     /// True when the condition of this type is `True`.
     #[must_use]
     pub fn has(&self, condition: &str) -> bool {
-        let conditions = self.status.as_ref().map(|s| s.conditions.as_slice());
-        conditions
-            .unwrap_or_default()
-            .iter()
-            .any(|c| c.type_ == condition && c.status == "True")
+        self.condition(condition).is_some_and(|c| c.status == "True")
     }
 }
 
@@ -125,7 +212,7 @@ impl EtcdBackup {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EtcdBackupStatus {
-    /// The node whose agent takes it; chosen by the operator.
+    /// The node whose agent takes it and proves it; chosen by the operator, and another one when it is lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
     /// When the operator chose the node.
@@ -146,8 +233,12 @@ pub struct EtcdBackupStatus {
     /// What lies in the store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact: Option<Artifact>,
-    /// `Succeeded` (Unknown while it runs), `Stored` (read back, hash equal), `Deleted` (while the object waits to
-    /// go: whether what it stored is gone).
+    /// What was found in it when it was proven.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub findings: Option<Findings>,
+    /// `Succeeded` (Unknown while it runs), `Stored` (read back, hash equal), `Verified` and `Drilled` (where
+    /// `spec.proof` asks for them; Unknown while that goes on), `Deleted` (while the object waits to go: whether
+    /// what it stored is gone). Of a proof that waits for something a person can do, the reason says for what.
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[serde(default)]
     pub conditions: Vec<Condition>,
@@ -208,4 +299,20 @@ pub enum EncryptionKind {
     /// A passphrase; `age --decrypt` opens it too.
     #[serde(rename = "age-passphrase")]
     AgePassphrase,
+}
+
+/// What was found in a backup when it was proven.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Findings {
+    /// Keys in it, all of them.
+    pub keys: i64,
+    /// The revision that it opens with.
+    pub revision: i64,
+    /// Alarms that were set when it was taken, e.g. `NOSPACE`: who restores it has them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alarms: Vec<String>,
+    /// Secrets that an API server could read in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<i64>,
 }

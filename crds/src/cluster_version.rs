@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Check, LocalReference};
+use crate::{Check, LocalReference, Proof};
 
 /// The version that the cluster's control plane shall run, and how to get there.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -99,6 +99,15 @@ pub struct BackupPolicy {
     /// The `EtcdBackupStore` in the operator's namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store_ref: Option<LocalReference>,
+    /// How far the snapshot is proven before the first change: see `spec.proof` of an `EtcdBackup`.
+    #[serde(default)]
+    pub proof: Proof,
+    /// Instead of taking a snapshot, the newest backup in the same store that is proven as far as `proof` asks and
+    /// was taken at most so many minutes before. What was written since would be lost with it, should it come to a
+    /// restore. Absent: a snapshot of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10080))]
+    pub accept_within_minutes: Option<u32>,
 }
 
 impl Default for BackupPolicy {
@@ -106,6 +115,8 @@ impl Default for BackupPolicy {
         Self {
             required: true,
             store_ref: None,
+            proof: Proof::Stored,
+            accept_within_minutes: None,
         }
     }
 }
@@ -337,6 +348,12 @@ pub struct SnapshotStatus {
     /// When it was read back and its hash compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stored_at: Option<Time>,
+    /// How far it is proven.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Proof>,
+    /// True: it was there before, and accepted by `spec.backup.acceptWithinMinutes`.
+    #[serde(default)]
+    pub accepted: bool,
 }
 
 /// A way back that is open.
@@ -384,9 +401,12 @@ pub struct Rollout {
     /// Why it turned round or stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The `EtcdBackup` taken for it.
+    /// The `EtcdBackup` taken for it, or accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<String>,
+    /// The `EtcdBackup` that was accepted instead of one of its own: see `spec.backup.acceptWithinMinutes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted_backup: Option<String>,
     /// How many snapshots have failed for it.
     #[serde(default)]
     pub failed_backups: u32,

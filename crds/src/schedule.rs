@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use crate::LocalReference;
+use crate::{LocalReference, Proof};
 
 /// When a snapshot is taken, and which are kept.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,11 +24,13 @@ use crate::LocalReference;
     printcolumn(name = "Suspend", type_ = "boolean", json_path = ".spec.suspend"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Last-Success", type_ = "date", json_path = ".status.lastSuccessTime"),
+    printcolumn(name = "Last-Verified", type_ = "date", json_path = ".status.lastVerifiedTime"),
     printcolumn(name = "Next", type_ = "string", json_path = ".status.nextScheduleTime"),
     printcolumn(name = "Points", type_ = "integer", json_path = ".status.recoveryPoints.count", description = "backups that can be restored"),
     printcolumn(name = "Failures", type_ = "integer", json_path = ".status.consecutiveFailures", description = "since the last success"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.message"),
     printcolumn(name = "Zone", type_ = "string", json_path = ".spec.timeZone", priority = 1),
+    printcolumn(name = "Last-Drilled", type_ = "date", json_path = ".status.lastDrilledTime", priority = 1),
     printcolumn(name = "Oldest", type_ = "date", json_path = ".status.recoveryPoints.oldest", priority = 1),
     printcolumn(name = "Prune-Next", type_ = "integer", json_path = ".status.pruneNextCount", description = "how many go when the next backup has succeeded", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", priority = 1)
@@ -71,9 +73,36 @@ pub struct EtcdBackupScheduleSpec {
     #[schemars(range(min = 10, max = 86400))]
     pub deadline_seconds: u32,
 
+    /// How far each backup is proven: see `spec.proof` of an `EtcdBackup`.
+    #[serde(default)]
+    pub proof: Proof,
+
+    /// Now and then one backup is proven further than the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drill: Option<Drill>,
+
     /// Which backups are kept. Absent: the newest 7, and the newest of 7 days, 4 weeks and 6 months.
     #[serde(default = "default_retention")]
     pub retention: Retention,
+}
+
+/// A drill: at each slot the newest recovery point is proven further.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.proof != 'Stored'").message("spec.drill.proof is Stored, which every backup is: write Verified or Drilled, or leave spec.drill out").field_path(".proof"))]
+pub struct Drill {
+    /// Minute, hour, day of month, month, day of week, in the schedule's time zone: `0 5 * * 0` is every Sunday
+    /// at five. Slots that were missed become one.
+    #[x_kube(validation = Rule::new("self.matches('^[0-9A-Za-z*,/-]+( +[0-9A-Za-z*,/-]+){4}$')").message("spec.drill.schedule is no cron line of five fields: write minute, hour, day of month, month and day of week, e.g. '0 5 * * 0'"))]
+    #[schemars(length(min = 9, max = 256))]
+    pub schedule: String,
+    /// `Verified` or `Drilled`.
+    #[serde(default = "drilled")]
+    pub proof: Proof,
+}
+
+const fn drilled() -> Proof {
+    Proof::Drilled
 }
 
 fn default_time_zone() -> String {
@@ -90,8 +119,8 @@ fn default_retention() -> Retention {
     }
 }
 
-/// Which backups are kept: those that any of these rules keeps, and the newest one that was read back in any
-/// case. They are applied after each success; `status.pruneNext` says beforehand what will go. The annotation
+/// Which backups are kept: those that any of these rules keeps, and in any case the newest one that was read
+/// back, the newest that was verified and the newest that was drilled. They are applied after each success; `status.pruneNext` says beforehand what will go. The annotation
 /// `lockkeeper.dev/retain` keeps a backup for ever.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -158,6 +187,18 @@ pub struct EtcdBackupScheduleStatus {
     /// for. Absent while suspended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_schedule_time: Option<Time>,
+    /// When a backup of this schedule was last verified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_verified_time: Option<Time>,
+    /// When a backup of this schedule was last drilled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_drilled_time: Option<Time>,
+    /// The newest slot of `spec.drill` that a backup was chosen for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_drill_slot: Option<Time>,
+    /// When the next drill begins. In the past: it waits for a recovery point. Absent while suspended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_drill_time: Option<Time>,
     /// Failures since the last success, of the ten failed backups that are kept.
     #[serde(default)]
     pub consecutive_failures: u32,

@@ -16,7 +16,9 @@
 //! | [`report`] | why, in words |
 //! | [`schedule`] | when a scheduled backup is due |
 //! | [`retention`] | which backups of a schedule are kept |
+//! | [`mod@accept`] | which backup may stand for an upgrade's own snapshot |
 
+pub mod accept;
 pub mod facts;
 pub mod model;
 pub mod plan;

@@ -78,6 +78,8 @@ pub struct Wanted {
     pub backup_required: bool,
     /// A store is named, so that a snapshot can be taken.
     pub backup_possible: bool,
+    /// A backup that is there already will do, if it is recent enough.
+    pub backup_accepted: bool,
     /// Return the nodes already done when a step fails.
     pub rollback_automatic: bool,
     /// Gate rounds in a row that must pass.
@@ -114,6 +116,8 @@ pub struct Rollout {
     pub reason: Option<String>,
     /// Snapshots that have failed for it.
     pub failed_backups: u32,
+    /// The backup that was there already and was accepted instead of a snapshot of its own.
+    pub accepted: Option<String>,
     /// The last preflight given out; 0 before the first.
     pub preflight_id: i64,
     /// When that was.
@@ -142,6 +146,7 @@ impl Rollout {
             retry,
             reason: None,
             failed_backups: 0,
+            accepted: None,
             preflight_id: 0,
             preflight_at: None,
             order,
@@ -152,7 +157,8 @@ impl Rollout {
     /// The name that the snapshot of this rollout has; another one after each failure.
     #[must_use]
     pub fn backup_name(&self) -> String {
-        format!("upgrade-{}-{}", self.id, self.failed_backups + 1)
+        let own = || format!("upgrade-{}-{}", self.id, self.failed_backups + 1);
+        self.accepted.clone().unwrap_or_else(own)
     }
 }
 
@@ -212,6 +218,8 @@ pub struct Cluster {
     pub node_gates: BTreeMap<NodeName, Count>,
     /// The snapshot named by [`Rollout::backup_name`].
     pub backup: Backup,
+    /// A backup that is there already, and that the wish would accept: see [`crate::accept::accept`].
+    pub acceptable: Option<String>,
     /// The version in the `kubeadm-config` ConfigMap; absent where there is none.
     pub kubeadm_config: Seen<KubernetesVersion>,
     /// Names in the way of any start: failing-closed webhooks with no backend and the like.
@@ -234,9 +242,9 @@ pub struct Count {
 pub enum Backup {
     /// There is no such object.
     Absent,
-    /// Being taken.
+    /// Being taken, or being proven.
     Running(String),
-    /// Read back, hash equal.
+    /// Proven as far as the wish asks: read back, hash equal, at least.
     Stored,
     /// Ended without one.
     Failed(String),
@@ -486,6 +494,7 @@ pub(crate) mod tests {
                 ..Count::default()
             },
             backup: Backup::Absent,
+            acceptable: None,
             kubeadm_config: Seen::Known(version(minor)),
             warnings: vec![],
         }

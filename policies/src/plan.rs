@@ -54,6 +54,11 @@ pub enum Action {
         /// Its name.
         name: String,
     },
+    /// Remember that the `EtcdBackup` of this name, which is there already, is the snapshot.
+    AcceptBackup {
+        /// Its name.
+        name: String,
+    },
     /// The snapshot failed: count it and go back to preflight.
     CountFailedBackup,
     /// Remember the ticket that will be issued.
@@ -102,8 +107,11 @@ impl Rollout {
                 next.phase = *phase;
                 next.reason = reason.clone().or(next.reason);
             }
+            Action::AcceptBackup { name } => next.accepted = Some(name.clone()),
             Action::CountFailedBackup => {
                 next.failed_backups += 1;
+                // The next one is its own: what was accepted and fails now must not be accepted again.
+                next.accepted = None;
                 next.phase = Phase::Preflight;
                 next.preflight_at = Some(now);
             }
@@ -127,6 +135,7 @@ impl Rollout {
             action,
             Action::AskPreflight
                 | Action::Enter { .. }
+                | Action::AcceptBackup { .. }
                 | Action::CountFailedBackup
                 | Action::Reserve(_)
                 | Action::Release { .. }

@@ -300,6 +300,7 @@ mod tests {
             retry: 0,
             backup_required: true,
             backup_possible: true,
+            backup_accepted: false,
             rollback_automatic: true,
             gate_passes: 3,
             gate_failures: 30,

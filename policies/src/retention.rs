@@ -32,6 +32,17 @@ pub struct Retention {
     pub within: Option<TimeDelta>,
 }
 
+/// How far it is proven that a backup can be restored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Read back.
+    Stored,
+    /// Restored, booted and read.
+    Verified,
+    /// Read through an API server.
+    Drilled,
+}
+
 /// How far a backup has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -39,8 +50,17 @@ pub enum State {
     Unfinished,
     /// Ended, and nothing that could be restored came of it.
     Failed,
-    /// Ended, and what is stored was read back.
-    Proven,
+    /// Ended, and what is stored was read back at least.
+    Proven(Level),
+}
+
+impl State {
+    const fn level(self) -> Option<Level> {
+        match self {
+            Self::Proven(level) => Some(level),
+            Self::Unfinished | Self::Failed => None,
+        }
+    }
 }
 
 /// A backup of a schedule.
@@ -54,12 +74,15 @@ pub struct Point {
     pub state: State,
     /// A person wants it kept for ever.
     pub retained: bool,
+    /// It is being proven further, and does not go before that has ended.
+    pub busy: bool,
 }
 
 /// The names of the backups that are not kept, the oldest first.
 ///
 /// # Guarantees
-/// * The newest proven backup is kept, whatever the rules say, and so is everything unfinished and retained.
+/// * The newest proven backup is kept, whatever the rules say, and the newest that is verified, and the newest
+///   that is drilled; so is everything unfinished, retained or just being proven further.
 /// * A backup whose slot is in the future is kept and counts for nothing: a clock was wrong.
 /// * Raising a number, or `within`, never lets a backup go that was kept before.
 /// * Asked again after these are gone, there is nothing more to let go.
@@ -68,14 +91,21 @@ pub struct Point {
 pub fn prune(points: &[Point], keep: &Retention, zone: Tz, now: DateTime<Utc>) -> Vec<String> {
     let mut known: Vec<&Point> = points.iter().filter(|p| !p.retained && p.slot <= now).collect();
     known.sort_by(|a, b| (b.slot, &b.name).cmp(&(a.slot, &a.name)));
-    let newest_first = |state| known.iter().copied().filter(move |p| p.state == state);
-    let proven: Vec<&Point> = newest_first(State::Proven).collect();
+    let proven: Vec<&Point> = known
+        .iter()
+        .copied()
+        .filter(|p| p.state.level().is_some())
+        .collect();
     let kept = kept(&proven, keep, zone);
-    let too_many = newest_first(State::Failed).skip(FAILED);
+    let too_many = known
+        .iter()
+        .copied()
+        .filter(|p| p.state == State::Failed)
+        .skip(FAILED);
     let mut gone: Vec<&Point> = proven
         .iter()
         .copied()
-        .filter(|p| !kept.contains(p.name.as_str()))
+        .filter(|p| !kept.contains(p.name.as_str()) && !p.busy)
         .chain(too_many)
         .collect();
     gone.sort_by(|a, b| (a.slot, &a.name).cmp(&(b.slot, &b.name)));
@@ -95,8 +125,9 @@ pub fn prune_after(
     then.push(Point {
         name: String::new(),
         slot: next,
-        state: State::Proven,
+        state: State::Proven(Level::Stored),
         retained: false,
+        busy: false,
     });
     prune(&then, keep, zone, now.max(next))
 }
@@ -107,7 +138,10 @@ fn kept<'a>(newest_first: &[&'a Point], keep: &Retention, zone: Tz) -> BTreeSet<
     let Some(newest) = newest_first.first() else {
         return kept;
     };
-    kept.insert(&newest.name);
+    for level in [Level::Stored, Level::Verified, Level::Drilled] {
+        let so_far = |p: &&&Point| p.state.level() >= Some(level);
+        kept.extend(newest_first.iter().find(so_far).map(|p| p.name.as_str()));
+    }
     kept.extend(newest_first.iter().take(keep.last).map(|p| p.name.as_str()));
     if let Some(within) = keep.within {
         let young = newest_first.iter().filter(|p| newest.slot - p.slot <= within);

@@ -14,11 +14,15 @@ fn point(slot: DateTime<Utc>, state: State) -> Point {
         slot,
         state,
         retained: false,
+        busy: false,
     }
 }
 
 fn proven(texts: &[&str]) -> Vec<Point> {
-    texts.iter().map(|t| point(at(t), State::Proven)).collect()
+    texts
+        .iter()
+        .map(|t| point(at(t), State::Proven(Level::Stored)))
+        .collect()
 }
 
 const NOW: &str = "2026-12-31T23:59:00Z";
@@ -131,6 +135,32 @@ fn the_newest_is_kept_by_no_rule_at_all() {
 }
 
 #[test]
+fn the_newest_of_each_level_of_proof_is_kept_however_old_it_is() {
+    let mut points = proven(&[
+        "2026-11-01T03:00:00Z",
+        "2026-11-02T03:00:00Z",
+        "2026-11-03T03:00:00Z",
+        "2026-11-04T03:00:00Z",
+        "2026-11-05T03:00:00Z",
+    ]);
+    points[0].state = State::Proven(Level::Drilled);
+    points[1].state = State::Proven(Level::Drilled);
+    points[2].state = State::Proven(Level::Verified);
+    let keep = Retention::default();
+    let old = ["nightly-20261101-0300", "nightly-20261104-0300"];
+    assert_eq!(gone(&points, &keep, Tz::UTC), old);
+    // A drill of a newer one makes the old ones ordinary, but not while it is going on.
+    points[3].busy = true;
+    assert_eq!(gone(&points, &keep, Tz::UTC), old[..1]);
+    points[3].busy = false;
+    points[3].state = State::Proven(Level::Drilled);
+    assert_eq!(
+        gone(&points, &keep, Tz::UTC),
+        [old[0], "nightly-20261102-0300", "nightly-20261103-0300"]
+    );
+}
+
+#[test]
 fn a_duration_is_hours_days_or_weeks_and_anything_else_is_told() {
     assert_eq!(within("36h"), Ok(TimeDelta::hours(36)));
     assert_eq!(within("30d"), Ok(TimeDelta::days(30)));
@@ -174,7 +204,7 @@ fn what_would_go_next_goes_next() {
     let told = prune_after(&points, &keep, Tz::UTC, now, next);
     assert_eq!(told, ["nightly-20261101-0300"]);
     let mut then = points;
-    then.push(point(next, State::Proven));
+    then.push(point(next, State::Proven(Level::Stored)));
     assert_eq!(prune(&then, &keep, Tz::UTC, next), told);
 }
 
@@ -182,15 +212,19 @@ fn points() -> impl Strategy<Value = Vec<Point>> {
     // Half hours around the turn of a year and of the clocks, some of them after NOW.
     let half_hours = prop_oneof![0i64..100, 3980i64..4080, 14_200i64..14_300, 17_400i64..17_600];
     let state = prop_oneof![
-        4 => Just(State::Proven),
+        4 => Just(State::Proven(Level::Stored)),
+        2 => Just(State::Proven(Level::Verified)),
+        1 => Just(State::Proven(Level::Drilled)),
         1 => Just(State::Failed),
         1 => Just(State::Unfinished),
     ];
-    let all = prop::collection::btree_map(half_hours, (state, prop::bool::weighted(0.1)), 0..60);
+    let seldom = || prop::bool::weighted(0.1);
+    let all = prop::collection::btree_map(half_hours, (state, seldom(), seldom()), 0..60);
     all.prop_map(|all| {
         let begin = at("2026-01-01T00:00:00Z");
-        let one = |(half_hours, (state, retained))| Point {
+        let one = |(half_hours, (state, retained, busy))| Point {
             retained,
+            busy,
             ..point(begin + TimeDelta::minutes(30 * half_hours), state)
         };
         all.into_iter().map(one).collect()
@@ -245,11 +279,15 @@ proptest! {
         for point in &points {
             if gone.contains(&point.name) {
                 prop_assert!(point.state != State::Unfinished && !point.retained && point.slot <= at(NOW));
+                prop_assert!(!point.busy || point.state == State::Failed);
             }
         }
-        let ours = points.iter().filter(|p| p.state == State::Proven && !p.retained && p.slot <= at(NOW));
-        if let Some(newest) = ours.max_by_key(|p| p.slot) {
-            prop_assert!(!gone.contains(&newest.name));
+        let ours = || points.iter().filter(|p| !p.retained && p.slot <= at(NOW));
+        for level in [Level::Stored, Level::Verified, Level::Drilled] {
+            let newest = ours().filter(|p| p.state.level() >= Some(level)).max_by_key(|p| p.slot);
+            if let Some(newest) = newest {
+                prop_assert!(!gone.contains(&newest.name), "the newest that is {:?}", level);
+            }
         }
     }
 

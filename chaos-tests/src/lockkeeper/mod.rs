@@ -28,7 +28,7 @@ use crate::recipes::START;
 use crate::scene::{Look, Scene};
 
 pub use book::Book;
-pub use snapshot::{check_snapshot, published_backups};
+pub use snapshot::{check_snapshot, published_backups, restored};
 pub use targets::{BAD_TARGET, break_target_on, import_bad_target, mend_target_on};
 pub use truth::{Manifests, as_before, manifests, runs};
 pub use watcher::Watcher;
@@ -62,6 +62,7 @@ pub fn spec(version: &str, strategy: Strategy) -> ClusterVersionSpec {
         backup: BackupPolicy {
             required: true,
             store_ref: Some(LocalReference { name: STORE.into() }),
+            ..BackupPolicy::default()
         },
         rollback: Default::default(),
         strategy,

@@ -59,9 +59,8 @@ pub async fn published_backups(scene: &Scene) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// Downloads a snapshot by its `s3://` address, compares it with its manifest, restores it, starts an etcd on
-/// what came out, and reads it. Returns a sentence.
-pub async fn check_snapshot(scene: &Scene, uri: &str) -> Result<String> {
+/// As [`check_snapshot`]; how many keys it holds, too.
+pub async fn restored(scene: &Scene, uri: &str) -> Result<(u64, String)> {
     let key = uri
         .strip_prefix("s3://")
         .and_then(|rest| rest.split_once('/'))
@@ -98,11 +97,18 @@ pub async fn check_snapshot(scene: &Scene, uri: &str) -> Result<String> {
     std::fs::write(folder.path().join("snapshot.db"), &bytes)?;
     let keys = restore(folder.path())?;
     ensure!(keys > 100, "the restored etcd has only {keys} keys");
-    Ok(format!(
+    let sentence = format!(
         "snapshot of {:.1} MB at revision {} restored: {keys} keys",
         bytes.len() as f64 / 1e6,
         manifest.revision
-    ))
+    );
+    Ok((keys, sentence))
+}
+
+/// Downloads a snapshot by its `s3://` address, compares it with its manifest, restores it, starts an etcd on
+/// what came out, and reads it. Returns a sentence.
+pub async fn check_snapshot(scene: &Scene, uri: &str) -> Result<String> {
+    Ok(restored(scene, uri).await?.1)
 }
 
 /// As a person would; the member runs in a network of its own, where it can meet nobody.
@@ -116,7 +122,7 @@ fn restore(folder: &Path) -> Result<u64> {
     let script = "ip link set lo up
         etcd --data-dir data >etcd.log 2>&1 &
         for _ in $(seq 100); do
-            etcdctl get /registry/ --prefix --count-only --write-out=fields >count 2>/dev/null && break
+            etcdctl get '' --from-key --count-only --write-out=fields >count 2>/dev/null && break
             sleep 0.2
         done
         etcdctl get /registry/lockkeeper.dev/clusterversions/cluster --keys-only

@@ -1,217 +1,227 @@
-//! A backup every minute, the newest two kept: while the leading operator is killed, while both are away, while the
-//! store refuses. No slot is doubled or, but for the time without any operator, missed; the bucket holds what the
-//! status says and what is not the schedule's.
+//! A backup every minute by cron, each restored and booted, one of them with an API server on it every other minute,
+//! the newest two kept: what the status says of them is so, the bucket holds exactly what it tells, and nothing of a
+//! proof stays on the node. A backup whose object was replaced by another one's is found out; an agent that is killed in
+//! the middle of a proof begins anew. On one node, with a disk of its own for the proofs.
 
-mod stage;
-mod watcher;
+pub(in crate::scenarios) mod stage;
+pub(in crate::scenarios) mod watcher;
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use chrono::{TimeDelta, Utc};
 use futures::FutureExt;
-use kube::api::{Api, DeleteParams, ListParams};
-use lockkeeper_crds::{EtcdBackupScheduleStatus, RETAIN_ANNOTATION, SCHEDULE_LABEL, Strategy};
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Api, ListParams, PostParams};
+use lockkeeper_crds::{EtcdBackup, EtcdBackupScheduleStatus, Findings, Proof, Strategy};
 use object_store::{ObjectStoreExt, PutPayload};
 use serde_json::json;
 
 use super::{Scenario, Suite};
-use crate::install::NAMESPACE;
-use crate::lockkeeper::Keeper;
-use crate::s3_proxy::Mode;
+use crate::lockkeeper::{Keeper, restored};
 use crate::scene::{Look, Scene};
+use crate::state::Options;
 use stage::Stage;
-use watcher::{Watcher, consecutive, slot};
+use watcher::{Watcher, consecutive};
 
 /// The scenario.
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "backup-schedule",
-    about: "a backup every minute: operators killed and away, a store that refuses; the bucket holds what is told",
+    about: "a backup every minute, verified, one in two drilled: what is told of each is so, the bucket holds it, a replaced one is found out",
     suite: Suite::Chaos,
-    minutes: 14,
-    lab: super::three_nodes,
+    minutes: 8,
+    lab,
     leaves_clean: true,
     play: |scene| play(scene).boxed_local(),
 };
 
-const NAME: &str = "every-minute";
-const BY_HAND: &str = "by-hand";
-const STRANGER: &str = "every-minute-20200101-0000-00000000/snapshot.db";
-const MINUTE: Duration = Duration::from_secs(60);
+pub(in crate::scenarios) const NAME: &str = "every-minute";
+pub(in crate::scenarios) const BY_HAND: &str = "by-hand";
+pub(in crate::scenarios) const STRANGER: &str = "every-minute-20200101-0000-00000000/snapshot.db";
+pub(in crate::scenarios) const MINUTE: Duration = Duration::from_secs(60);
+
+/// Where the chart lets backups be restored, and how large that is: twice a small snapshot and 256 MiB.
+const WORK: &str = "/var/lib/lockkeeper/work";
+const WORK_MIB: u32 = 512;
+
+fn lab() -> Options {
+    Options {
+        small_disks: vec![(PathBuf::from(WORK), WORK_MIB)],
+        ..super::one_node()
+    }
+}
 
 async fn play(scene: &Scene) -> Result<String> {
     let keeper = Keeper::at_start(scene, Strategy::default()).await?;
-    let stage = Stage {
-        scene,
-        schedules: Api::namespaced(keeper.client(), NAMESPACE),
-        backups: Api::namespaced(keeper.client(), NAMESPACE),
-        pods: Api::namespaced(keeper.client(), NAMESPACE),
-    };
-    // Neither is the schedule's, though both look like it.
-    scene
-        .store()?
-        .put(&STRANGER.into(), PutPayload::from_static(b"a stranger's"))
-        .await?;
-    stage.make(BY_HAND, json!({SCHEDULE_LABEL: NAME})).await?;
-    stage.schedule().await?;
-    let watcher = Watcher::start(&stage);
-
-    let begun = stage.three(&watcher).await?;
-    stage.bucket_is_as_told().await?;
-    scene.say(format_args!("begun so far: {begun}"));
-
-    let killed = kill_leaders(&stage, &keeper).await?;
-    let slots = watcher.so_far()?;
-    consecutive(&slots)?;
-    scene.say(format_args!("killed {killed} leaders; begun {}", slots.len()));
-
-    let kept = stage.retain().await?;
-    away(&stage, &watcher).await?;
-
-    let told = refused(&stage).await?;
-    stage.bucket_is_as_told().await?;
-    let there = stage.own().await?;
-    ensure!(
-        there.contains_key(&kept),
-        "{kept} was retained, and let go: {there:?}"
-    );
-    watcher.close()?;
-    stage.clear(&kept).await?;
-    Ok(format!(
-        "{} backups begun over {killed} kills; {told}",
-        slots.len()
-    ))
-}
-
-/// Kills the leader around three slots, at random moments before and after them.
-async fn kill_leaders(stage: &Stage<'_>, keeper: &Keeper<'_>) -> Result<usize> {
-    let mut killed = 0;
-    for round in 0..3 {
-        let second = Utc::now().timestamp().rem_euclid(60);
-        // From two seconds before to three after the slot.
-        let wait = u64::try_from(58 - second).unwrap_or(60) * 1000 + stage.scene.below(5000);
-        tokio::time::sleep(Duration::from_millis(wait)).await;
-        let node = keeper.leader_node().await?;
-        stage.scene.lab.kill(&node, "operator")?;
-        killed += 1;
-        stage.scene.say(format_args!(
-            "round {round}: killed the leader on {node} at {}",
-            Utc::now().format("%H:%M:%S%.3f")
-        ));
-        // The kubelet starts it again, or the other one leads: the slot is begun in any case.
-        let since = Utc::now() - TimeDelta::seconds(3);
-        let reached = |s: &EtcdBackupScheduleStatus| {
-            s.last_success_time
-                .as_ref()
-                .is_some_and(|t| t.0.as_second() > since.timestamp())
-        };
-        stage
-            .status("a backup after the kill", MINUTE * 3, reached)
+    let secrets: Api<Secret> = Api::default_namespaced(keeper.client());
+    let count = 5 + scene.below(20);
+    for number in 0..count {
+        let secret =
+            json!({"metadata": {"name": format!("of-the-lab-{number}")}, "stringData": {"key": "value"}});
+        secrets
+            .create(&PostParams::default(), &serde_json::from_value(secret)?)
             .await?;
     }
-    Ok(killed)
+    let stage = Stage::set(scene, &keeper).await?;
+    stage
+        .schedule(&json!({"proof": "Verified", "drill": {"schedule": "*/2 * * * *"}}))
+        .await?;
+    let watcher = Watcher::start(&stage);
+    let told = proven(&stage, &watcher).await?;
+    stage.suspend().await?;
+    stage.bucket_is_as_told().await?;
+    let slots = watcher.so_far()?;
+    consecutive(&slots)?;
+    watcher.close()?;
+    let all: Api<Secret> = Api::all(keeper.client());
+    let secrets_now = all.list(&ListParams::default()).await?.items.len();
+    let said = true_of_each(&stage, secrets_now).await?;
+    nothing_left(scene).await?;
+    let replaced = replaced(&stage).await?;
+    nothing_left(scene).await?;
+    stage.clear_all().await?;
+    for number in 0..count {
+        secrets
+            .delete(&format!("of-the-lab-{number}"), &Default::default())
+            .await?;
+    }
+    Ok(format!("{} begun; {told}; {said}; {replaced}", slots.len()))
 }
 
-/// Nobody operates for three minutes; of the slots that pass meanwhile the newest alone is caught up with.
-async fn away(stage: &Stage<'_>, watcher: &Watcher) -> Result<()> {
-    stage.scale(0)?;
+/// Waits until three were begun, one was let go, and the status says when one was verified and one drilled.
+async fn proven(stage: &Stage<'_>, watcher: &Watcher) -> Result<String> {
+    let enough =
+        |s: &EtcdBackupScheduleStatus| s.last_verified_time.is_some() && s.last_drilled_time.is_some();
+    let status = stage
+        .status("one verified and one drilled", MINUTE * 8, enough)
+        .await?;
     stage
         .scene
-        .wait_for("the operators to be gone", MINUTE * 2, || async {
-            let operators = ListParams::default().labels("app.kubernetes.io/component=operator");
-            let left = stage.pods.list(&operators).await?.items.len();
-            Ok(if left == 0 {
+        .wait_for("three begun, and one let go", MINUTE * 5, || async {
+            let begun = watcher.so_far()?;
+            let there = stage.own().await?;
+            let gone = begun.iter().filter(|name| !there.contains_key(*name)).count();
+            Ok(if begun.len() >= 3 && gone >= 1 {
                 Look::Done(())
             } else {
-                Look::NotYet(format!("{left} left"))
+                Look::NotYet(format!("{} begun, {gone} of them gone", begun.len()))
             })
         })
         .await?;
-    let from = Utc::now();
-    stage.scene.say("no operator for three minutes");
-    tokio::time::sleep(MINUTE * 3).await;
-    let until = Utc::now();
-    stage.scale(2)?;
-    let caught_up = |s: &EtcdBackupScheduleStatus| {
-        s.last_success_time
-            .as_ref()
-            .is_some_and(|t| t.0.as_second() > until.timestamp())
-    };
-    stage.status("a backup after that", MINUTE * 4, caught_up).await?;
-    let passed = |name: &String| slot(name).is_some_and(|s| s > from.naive_utc() && s <= until.naive_utc());
-    let made: Vec<String> = watcher.so_far()?.into_iter().filter(passed).collect();
+    ensure!(status.next_drill_time.is_some(), "no next drill is told");
+    let kept = stage.own().await?;
+    let drilled = kept.values().any(|b| b.proven() == Some(Proof::Drilled));
+    ensure!(drilled, "the newest drilled one was let go: {:?}", levels(&kept));
+    Ok(format!("kept {:?}", levels(&kept)))
+}
+
+fn levels(all: &BTreeMap<String, EtcdBackup>) -> Vec<String> {
+    let level = |b: &EtcdBackup| b.proven().map_or("not stored", Proof::name);
+    all.iter()
+        .map(|(name, b)| format!("{name} {}", level(b)))
+        .collect()
+}
+
+/// What is told of every proven backup is compared with the object in the bucket, restored by the lab itself.
+async fn true_of_each(stage: &Stage<'_>, secrets: usize) -> Result<String> {
+    let mut said = Vec::new();
+    for (name, backup) in stage.own().await? {
+        let level = backup.proven().with_context(|| format!("{name} is not stored"))?;
+        ensure!(
+            level >= Proof::Verified,
+            "{name} was asked to be verified, and is {level}"
+        );
+        let status = backup.status.unwrap_or_default();
+        let found = status
+            .findings
+            .with_context(|| format!("{name} is {level}, and nothing was found"))?;
+        let artifact = status
+            .artifact
+            .with_context(|| format!("{name} has no artifact"))?;
+        let (keys, _) = restored(stage.scene, &artifact.uri).await?;
+        compare(&name, level, &found, keys, secrets)?;
+        said.push(format!("{name} {level} with {} keys", found.keys));
+    }
+    ensure!(!said.is_empty(), "nothing is there to compare");
+    Ok(said.join(", "))
+}
+
+fn compare(name: &str, level: Proof, found: &Findings, keys: u64, secrets: usize) -> Result<()> {
     ensure!(
-        made.len() <= 1,
-        "of the slots that passed meanwhile more than one was begun: {made:?}"
+        u64::try_from(found.keys).ok() == Some(keys),
+        "{name} has {keys} keys, and {} were found",
+        found.keys
+    );
+    let listed = found.secrets.and_then(|n| usize::try_from(n).ok());
+    let expected = (level == Proof::Drilled).then_some(secrets);
+    ensure!(
+        listed == expected,
+        "{name} is {level}: {expected:?} Secrets were expected, and {listed:?} read"
     );
     Ok(())
 }
 
-/// The store refuses: what was deleted waits and says why, a backup fails, and no recovery point is let go.
-async fn refused(stage: &Stage<'_>) -> Result<String> {
-    let going = stage
-        .status("two recovery points", MINUTE * 3, |s| {
-            s.active.is_none() && s.recovery_points.count >= 2
-        })
-        .await?;
-    // Far from a slot, so that none succeeds in between.
-    let second = u64::try_from(Utc::now().timestamp().rem_euclid(60)).unwrap_or(0);
-    tokio::time::sleep(Duration::from_secs((85 - second) % 60)).await;
-    let going = stage.schedules.get(NAME).await?.status.unwrap_or(going);
-    stage.scene.lab.s3(Mode::Refuse)?;
-    let before = going.recovery_points.count;
-    let own = stage.own().await?;
-    let oldest = own.iter().find(|(_, b)| b.is_proven() && !b.is_retained());
-    let (deleted, _) = oldest.context("nothing there to delete")?;
-    stage.backups.delete(deleted, &DeleteParams::default()).await?;
-    let why = stage
-        .scene
-        .wait_for(
-            "the deleted backup to say why it cannot go",
-            MINUTE * 4,
-            || async {
-                let backup = stage.backups.get(deleted).await?;
-                let conditions = backup.status.map(|s| s.conditions).unwrap_or_default();
-                let told = conditions
-                    .into_iter()
-                    .find(|c| c.type_ == "Deleted" && c.status == "False");
-                Ok(told.map_or_else(|| Look::NotYet("nothing said".into()), |c| Look::Done(c.message)))
-            },
-        )
-        .await?;
-    ensure!(why.contains(RETAIN_ANNOTATION), "no way out is named: {why}");
-    let failed = |s: &EtcdBackupScheduleStatus| s.consecutive_failures >= 1;
-    let status = stage.status("a backup to fail", MINUTE * 5, failed).await;
-    let points = stage
-        .schedules
-        .get(NAME)
-        .await?
-        .status
-        .map_or(0, |s| s.recovery_points.count);
-    stage.scene.lab.s3(Mode::Pass)?;
-    let failing = status?;
-    ensure!(
-        points == before - 1,
-        "{before} recovery points, one of them deleted, and then {points}"
+/// No file of a proof, no manifest, no process, once what was in hand has been seen off.
+async fn nothing_left(scene: &Scene) -> Result<()> {
+    let node = scene.lab.node("cp1")?;
+    let script = format!(
+        "ls {WORK} | grep -v lost+found; ls /etc/kubernetes/manifests | grep chore; ps ax -o args | grep -e '^etcdutl ' -e '^etcd .*lockkeeper' -e '^kube-apiserver .*lockkeeper'; true"
     );
-    ensure!(
-        failing
-            .conditions
-            .iter()
-            .any(|c| c.type_ == "Ready" && c.status == "False"),
-        "it fails and is Ready"
-    );
-    stage
-        .scene
-        .wait_for("the deleted backup to go", MINUTE * 6, || async {
-            Ok(match stage.backups.get_opt(deleted).await? {
-                None => Look::Done(()),
-                Some(_) => Look::NotYet("it is there".into()),
+    scene
+        .wait_for("nothing of a proof to be left", MINUTE, || async {
+            let left = node.run(&["sh", "-c", &script])?.check()?;
+            Ok(if left.trim().is_empty() {
+                Look::Done(())
+            } else {
+                Look::NotYet(left)
             })
         })
-        .await?;
-    stage
-        .status("a success", MINUTE * 4, |s| s.consecutive_failures == 0)
-        .await?;
-    Ok(failing.message)
+        .await
+}
+
+/// The object of one backup becomes that of another, whole and by itself fit to be restored: it is not what its own
+/// manifest says, and that is told. One that is sound is verified, though the agent is killed meanwhile.
+async fn replaced(stage: &Stage<'_>) -> Result<String> {
+    const NAMES: [&str; 2] = ["replaced", "another"];
+    for name in NAMES {
+        stage.make(name, json!({})).await?;
+    }
+    let [replaced, another] = NAMES;
+    let store = stage.scene.store()?;
+    let key = |backup: EtcdBackup| -> Result<String> {
+        let uri = backup.status.and_then(|s| s.artifact).context("no artifact")?.uri;
+        let key = uri.strip_prefix("s3://").and_then(|k| k.split_once('/'));
+        Ok(key.context("no address")?.1.to_owned())
+    };
+    let from = key(stage.backups.get(another).await?)?;
+    let to = key(stage.backups.get(replaced).await?)?;
+    let bytes = store.get(&from.into()).await?.bytes().await?;
+    store.put(&to.into(), PutPayload::from(bytes)).await?;
+    stage.ask_for(replaced, Proof::Verified).await?;
+    let bad = stage.verdict(replaced).await?;
+    ensure!(
+        bad.starts_with("False/Damaged"),
+        "the object of {replaced} is another one's, and it is told: {bad}"
+    );
+    stage.ask_for(another, Proof::Verified).await?;
+    // Killed on the way, the agent begins anew and finds nothing of before in its way.
+    stage.being_verified(another).await?;
+    tokio::time::sleep(Duration::from_millis(stage.scene.below(2000))).await;
+    stage.scene.lab.kill("cp1", "agent")?;
+    let good = stage.verdict(another).await?;
+    ensure!(
+        good.starts_with("True/"),
+        "{another} is sound, and it is told: {good}"
+    );
+    let lowered = stage.ask_for(another, Proof::Stored).await;
+    let said = lowered.err().map(|e| format!("{e:#}")).unwrap_or_default();
+    ensure!(
+        said.contains("can only be raised"),
+        "spec.proof was lowered: {said}"
+    );
+    for name in NAMES {
+        stage.remove(name).await?;
+    }
+    Ok(format!("the replaced one: {bad}"))
 }

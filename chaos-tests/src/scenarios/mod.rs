@@ -11,6 +11,7 @@ mod power_cut;
 mod quorum_at_risk;
 mod rollback_ha;
 mod rollback_late;
+mod schedule_faults;
 mod store_down;
 mod struck;
 mod upgrade_ha;
@@ -69,8 +70,9 @@ pub const ALL: &[Scenario] = &[
     rollback_ha::SCENARIO,
     rollback_late::SCENARIO,
     store_down::SCENARIO,
-    backup_schedule::SCENARIO,
+    schedule_faults::SCENARIO,
     upgrade_ha::SCENARIO,
+    backup_schedule::SCENARIO,
     api_away::SCENARIO,
     operator_killed::SCENARIO,
     agent_killed::SCENARIO,

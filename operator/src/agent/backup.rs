@@ -3,8 +3,8 @@
 //! | | |
 //! | --- | --- |
 //! | comes in | `EtcdBackup`s with `status.node` of this node and no end yet, or deleted, by one watch |
-//! | goes out | a snapshot and its manifest in the store, or out of it; `status` of the `EtcdBackup`; `Available` of the store |
-//! | may touch | the local etcd member (read), the store, those two statuses |
+//! | goes out | a snapshot and its manifest in the store, or out of it; whether it can be restored; `status` of the `EtcdBackup`; `Available` of the store |
+//! | may touch | the local etcd member (read), the store, those two statuses; what `agent/proof` may |
 //!
 //! Nothing is remembered on the disk: the object says that an attempt began (`startedAt`), the store says
 //! whether it became a backup (its manifest). An agent that finds an attempt that it does not know of therefore
@@ -12,6 +12,7 @@
 
 mod discard;
 mod pki;
+mod prove;
 mod report;
 mod take;
 
@@ -30,11 +31,13 @@ use kube::runtime::watcher::{self, watcher};
 use lockkeeper_crds::{Artifact, EtcdBackup, Include};
 use tokio_util::sync::CancellationToken;
 
+pub use prove::Proving;
 pub use take::{Request, TakeError, take};
 
 use crate::agent::etcd::EtcdMember;
 use crate::store::{Store, StoreError, publish_availability};
 use discard::Leaving;
+use prove::Unproven;
 use report::{Report, Written, within};
 use take::artifact;
 
@@ -62,6 +65,7 @@ pub enum BackupError {
 ///
 /// # Guarantees
 /// * One at a time, the oldest first. What is to be taken out of the store waits for none of them, nor they for it.
+/// * With `proving`, what is stored is proven as far as `spec.proof` asks, one at a time and never beside a ticket.
 /// * On `shutdown` the one in hand is aborted, its parts and object are taken out of the store, and it is
 ///   marked `Interrupted` if the API answers: within 35 s.
 /// * Idle: one watch, renewed by the server every five minutes; no other request.
@@ -73,6 +77,7 @@ pub async fn run(
     namespace: String,
     node: String,
     member: Arc<EtcdMember>,
+    proving: Option<Proving>,
     shutdown: CancellationToken,
 ) -> Result<(), BackupError> {
     let desk = Desk {
@@ -81,6 +86,7 @@ pub async fn run(
         node,
         member,
     };
+    let mut unproven = Unproven::new(proving);
     let mut events = pin!(watcher(desk.backups(), watcher::Config::default()).default_backoff());
     let mut waiting = Waiting::default();
     // By name and UID, with the means to stop it.
@@ -89,6 +95,8 @@ pub async fn run(
     let mut leaving = Leaving::default();
     let mut clearing: Option<Key> = None;
     let mut clear = pin!(OptionFuture::from(None));
+    let mut proof: Option<(Key, CancellationToken)> = None;
+    let mut prove = pin!(OptionFuture::from(None));
     loop {
         if job.is_none()
             && !shutdown.is_cancelled()
@@ -105,7 +113,23 @@ pub async fn run(
             clear.set(OptionFuture::from(Some(desk.discard(key.clone()))));
             clearing = Some(key);
         }
-        let wake = leaving.wake().filter(|_| clearing.is_none());
+        if proof.is_none()
+            && !shutdown.is_cancelled()
+            && let Some((key, prover)) = unproven.next()
+        {
+            let stop = shutdown.child_token();
+            prove.set(OptionFuture::from(Some(desk.prove(
+                key.clone(),
+                prover,
+                stop.clone(),
+            ))));
+            proof = Some((key, stop));
+        }
+        let wakes = [
+            leaving.wake().filter(|_| clearing.is_none()),
+            unproven.wake().filter(|_| proof.is_none()),
+        ];
+        let wake = wakes.into_iter().flatten().min();
         let wake = OptionFuture::from(wake.map(tokio::time::sleep_until));
         tokio::select! {
             event = events.next() => match event {
@@ -113,9 +137,13 @@ pub async fn run(
                 Some(Err(error)) => tracing::warn!(%error, "EtcdBackups cannot be watched; trying again"),
                 Some(Ok(event)) => {
                     leaving.see(&event, &desk.node);
+                    unproven.see(&event, &desk.node);
                     let gone = waiting.see(event, &desk.node);
                     if let Some((key, stop)) = &job && gone.as_ref() == Some(key) {
                         tracing::info!(backup = %key.name, "deleted while it was taken: aborting");
+                        stop.cancel();
+                    }
+                    if let Some((key, stop)) = &proof && gone.as_ref() == Some(key) {
                         stop.cancel();
                     }
                 }
@@ -132,10 +160,22 @@ pub async fn run(
                     leaving.done(&key, outcome);
                 }
             }
+            Some(ended) = &mut prove, if proof.is_some() => {
+                prove.set(OptionFuture::from(None));
+                if let Some((key, _)) = proof.take() {
+                    unproven.done(&key, ended);
+                }
+            }
+            () = unproven.turned() => {
+                if let Some((key, stop)) = proof.as_ref().filter(|_| unproven.busy()) {
+                    tracing::info!(backup = %key.name, "its proof makes way for a ticket");
+                    stop.cancel();
+                }
+            }
             // Its time has come; looked at above.
             Some(()) = wake => {}
             () = tokio::time::sleep(RETRY), if job.is_none() && waiting.postponed() => waiting.recall(),
-            () = shutdown.cancelled(), if job.is_none() => return Ok(()),
+            () = shutdown.cancelled(), if job.is_none() && proof.is_none() => return Ok(()),
         }
     }
 }

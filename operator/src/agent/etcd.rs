@@ -17,8 +17,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use etcd_client::{
-    AlarmAction, AlarmType, Certificate, Client, ConnectOptions, GetOptions, Identity, StatusResponse,
-    TlsOptions,
+    AlarmAction, AlarmOptions, AlarmType, Certificate, Client, ConnectOptions, GetOptions, Identity,
+    StatusResponse, TlsOptions,
 };
 use lockkeeper_crds::{self as crds, EtcdStatus, Tristate};
 
@@ -197,6 +197,49 @@ impl EtcdMember {
         let mut maintenance = client.maintenance_client();
         let stream = within(SNAPSHOT_BEGINS, "begin a snapshot", maintenance.snapshot()).await?;
         Ok(Snapshot::new(origin, stream))
+    }
+
+    /// The revision that it is at, by a linearizable read.
+    ///
+    /// # Errors
+    /// When the member is absent, cannot be asked, or cannot read linearizably.
+    pub async fn revision(&self) -> Result<i64, EtcdError> {
+        linearizable_read(&self.client().await?).await
+    }
+
+    /// How many keys begin with `prefix`; with an empty one, all. etcd counts them in its index.
+    ///
+    /// # Errors
+    /// When the member is absent, cannot be asked, or does not answer.
+    pub async fn count(&self, prefix: &str) -> Result<i64, EtcdError> {
+        let options = GetOptions::new().with_count_only();
+        // The whole range is asked for from a key of one zero byte.
+        let (key, options) = match prefix {
+            "" => (vec![0], options.with_from_key()),
+            _ => (prefix.as_bytes().to_vec(), options.with_prefix()),
+        };
+        let client = self.client().await?;
+        let mut kv = client.kv_client();
+        let answer = within(COUNT, "count its keys", kv.get(key, Some(options))).await?;
+        Ok(answer.count())
+    }
+
+    /// Takes every alarm off.
+    ///
+    /// # Errors
+    /// When the member is absent, cannot be asked, or does not answer.
+    pub async fn disarm(&self) -> Result<(), EtcdError> {
+        let client = self.client().await?;
+        let mut maintenance = client.maintenance_client();
+        let listed = maintenance.alarm(AlarmAction::Get, AlarmType::None, None);
+        let listed = within(ANSWER, "list its alarms", listed).await?;
+        for alarm in listed.alarms() {
+            let mut options = AlarmOptions::new();
+            options.with_member(alarm.member_id());
+            let disarmed = maintenance.alarm(AlarmAction::Deactivate, alarm.alarm(), Some(options));
+            within(ANSWER, "take an alarm off", disarmed).await?;
+        }
+        Ok(())
     }
 
     /// The hash of all keys up to `revision` (0: the newest). etcd walks over all of them: not for every

@@ -14,6 +14,8 @@
 //! | `manifest`, `host` | one manifest, and how it is changed to the byte |
 //! | `preflight`, `rehearsal`, `rehearse` | checks before anything is changed |
 //! | `desk` | one preflight at a time |
+//! | `chore` | a program of an image that is on this node, as a static pod |
+//! | `proof` | whether a backup can be restored: restores it, boots an etcd and an API server on it |
 //! | `report` | the object: watch it, tell it |
 //! | [`serve`] | the process around it: its port, its client |
 //! | [`etcd`], [`backup`] | the local etcd member, and snapshots of it |
@@ -22,6 +24,7 @@ pub mod backup;
 pub mod etcd;
 
 mod certificates;
+mod chore;
 mod cri;
 mod desk;
 mod directory;
@@ -36,6 +39,7 @@ mod observe;
 mod preflight;
 mod probe;
 mod processes;
+mod proof;
 mod rehearsal;
 mod rehearse;
 mod report;
@@ -53,14 +57,17 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use backup::Proving;
 use cri::{Cri, CriError};
 use etcd::EtcdMember;
 use guard::{Claim, Guard};
 use hand::Hand;
 use host::Host;
+use proof::Prover;
 use report::Known;
 
 pub use guard::guard;
+pub use proof::ProofConfig;
 pub use serve::{ServeError, serve};
 
 /// Snapshots in hand take their parts out of the store within this; the chart gives the pod more.
@@ -95,6 +102,9 @@ pub struct AgentConfig {
     /// node boots into an API server that does not come up, and the kubelet therefore starts no agent.
     #[arg(long, env = "GUARD_MANIFEST", value_name = "FILE")]
     pub guard_manifest: Option<PathBuf>,
+    /// How backups are proven.
+    #[command(flatten)]
+    pub proof: ProofConfig,
     /// Goes before every host path; `/` where the host's directories are mounted at their own paths.
     #[arg(long, default_value = "/", hide = true)]
     pub host_root: PathBuf,
@@ -150,8 +160,28 @@ pub async fn run(
     let Some(claim) = Claim::wait(&host, &shutdown).await else {
         return Ok(());
     };
+    // With the claim in hand, and none of its own begun: what stands there is a killed agent's.
+    if let Err(error) = chore::clear(&host) {
+        tracing::error!(%error, "a stale chore cannot be removed");
+    }
+    {
+        // In its own time: a runtime that does not answer must not hold up a way back.
+        let (cri, begun) = (cri.clone(), chrono::Utc::now());
+        tokio::spawn(async move {
+            if let Err(error) = chore::sweep(&cri, begun).await {
+                tracing::warn!(%error, "containers of a stale chore are there still");
+            }
+        });
+    }
     let guard = Guard::new(host.clone(), config.guard_manifest.clone());
     let member = Arc::new(EtcdMember::from_host(&config.host_root, None));
+    let prover = Prover::new(host.clone(), cri.clone(), config.proof.clone());
+    if let Err(error) = prover.clear() {
+        tracing::error!(%error, "what a proof left cannot be removed");
+    }
+    // Until the first look at the journal nobody knows.
+    let (busy, tickets) = watch::channel(true);
+    let proving = Proving { prover, tickets };
     let (known, _) = watch::channel(Known::default());
     let known = Arc::new(known);
     let (status, statuses) = watch::channel(None);
@@ -184,7 +214,7 @@ pub async fn run(
         let (client, namespace, node) = (client.clone(), config.namespace.clone(), node.clone());
         let (member, shutdown) = (member.clone(), shutdown.clone());
         tasks.spawn(async move {
-            keep_backups(client, namespace, node, member, shutdown).await;
+            keep_backups(client, namespace, node, member, proving, shutdown).await;
             "backup"
         });
     }
@@ -198,7 +228,7 @@ pub async fn run(
         etcd: member,
     };
     let hand = Hand::open(host, cri, guard);
-    let mut work = work::Work::new(hand, bench, known.subscribe(), status, etcd_seen);
+    let mut work = work::Work::new(hand, bench, known.subscribe(), status, etcd_seen, busy);
     let ended = tokio::select! {
         () = work.run(&shutdown) => None,
         ended = tasks.join_next() => Some(ended),
@@ -230,6 +260,7 @@ async fn keep_backups(
     namespace: String,
     node: String,
     member: Arc<EtcdMember>,
+    proving: Proving,
     shutdown: CancellationToken,
 ) {
     while !shutdown.is_cancelled() {
@@ -238,6 +269,7 @@ async fn keep_backups(
             namespace.clone(),
             node.clone(),
             member.clone(),
+            Some(proving.clone()),
             shutdown.clone(),
         );
         if let Err(error) = run.await {

@@ -284,10 +284,7 @@ fn rewrite(component: Component, role: Role, words: &[String]) -> Result<Vec<Str
         .next()
         .filter(|word| word.rsplit('/').next() == Some(component.name()))
         .ok_or(RehearsalError::Command(component))?;
-    let mut flags = Flags {
-        rest: rest.cloned().collect(),
-        made: Vec::new(),
-    };
+    let mut flags = Flags::new(rest.as_slice());
     let port = match (component, role) {
         (Component::KubeApiserver, Role::Target) => 16443,
         (Component::KubeApiserver, Role::Rollback) => 16444,
@@ -321,25 +318,39 @@ fn rewrite(component: Component, role: Role, words: &[String]) -> Result<Vec<Str
             flags.turn("config", &format!("{FILES}/{SCHEDULER_CONFIG_FILE}"));
         }
     }
-    let mut all = vec![binary.clone()];
-    // In front, so that nothing in the manifest's own words (a bare `--`) can hide them.
-    all.append(&mut flags.made);
-    all.append(&mut flags.rest);
-    Ok(all)
+    Ok(flags.command(binary))
 }
 
-struct Flags {
+/// The flags of a command, some of them turned aside.
+pub(crate) struct Flags {
     rest: Vec<String>,
     made: Vec<String>,
 }
 
 impl Flags {
+    /// The words after the binary.
+    pub(crate) fn new(words: &[String]) -> Self {
+        Self {
+            rest: words.to_vec(),
+            made: Vec::new(),
+        }
+    }
+
+    /// The whole command.
+    pub(crate) fn command(self, binary: &str) -> Vec<String> {
+        // In front, so that nothing in the manifest's own words (a bare `--`) can hide them.
+        let mut all = vec![binary.to_owned()];
+        all.extend(self.made);
+        all.extend(self.rest);
+        all
+    }
+
     fn has(&self, name: &str) -> bool {
         manifest::flag(&self.rest, name).is_some()
     }
 
     /// Removes every occurrence: list flags add up, so that one left over would count too.
-    fn remove(&mut self, name: &str) -> bool {
+    pub(crate) fn remove(&mut self, name: &str) -> bool {
         let (mut kept, mut found) = (Vec::new(), false);
         let mut words = std::mem::take(&mut self.rest).into_iter();
         while let Some(word) = words.next() {
@@ -364,7 +375,7 @@ impl Flags {
         found
     }
 
-    fn set(&mut self, name: &str, value: &str) {
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.remove(name);
         self.made.push(format!("--{name}={value}"));
     }

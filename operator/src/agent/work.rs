@@ -43,6 +43,7 @@ pub(crate) struct Work {
     status: watch::Sender<Option<ControlPlaneNodeStatus>>,
     etcd: watch::Receiver<Option<EtcdStatus>>,
     preflight: watch::Receiver<Option<PreflightReport>>,
+    busy: watch::Sender<bool>,
     certificates: Option<(Instant, Certificates)>,
     conditions: Vec<Condition>,
 }
@@ -54,12 +55,14 @@ impl Work {
         known: watch::Receiver<Known>,
         status: watch::Sender<Option<ControlPlaneNodeStatus>>,
         etcd: watch::Receiver<Option<EtcdStatus>>,
+        busy: watch::Sender<bool>,
     ) -> Self {
         let desk = Desk::new(bench);
         Self {
             preflight: desk.reports(),
             desk,
             hand,
+            busy,
             known,
             status,
             etcd,
@@ -76,6 +79,8 @@ impl Work {
         while !shutdown.is_cancelled() {
             let known = self.known.borrow_and_update().clone();
             let wanted = self.hand.images(known.spec.ticket.as_ref());
+            // Told before it is acted upon: what else burdens the node makes way.
+            self.tell_busy(!wanted.is_empty());
             let live = self.hand.executor.journal().live().is_some();
             let close = live || known.spec.attentive || !wanted.is_empty();
             let observation = self.hand.observer.observe(&wanted, close).await;
@@ -85,6 +90,7 @@ impl Work {
             self.hand.see_out(&observation.seen).await;
             let live = self.hand.executor.journal().live().is_some();
             let busy = live || !self.hand.images(known.spec.ticket.as_ref()).is_empty();
+            self.tell_busy(busy);
             if known.synced {
                 self.desk
                     .attend(known.spec.preflight.as_ref(), known.preflight.as_ref(), busy);
@@ -108,6 +114,13 @@ impl Work {
                 () = shutdown.cancelled() => {}
             }
         }
+    }
+
+    /// Whether a ticket is in hand, or about to be.
+    fn tell_busy(&self, busy: bool) {
+        let _ = self
+            .busy
+            .send_if_modified(|told| std::mem::replace(told, busy) != busy);
     }
 
     pub(crate) async fn close(&mut self) {

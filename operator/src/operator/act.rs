@@ -131,9 +131,11 @@ impl Hands {
         &self,
         name: &str,
         store: &crds::LocalReference,
+        proof: crds::Proof,
     ) -> Result<(), ActError> {
         let metadata = json!({"labels": {ROLLBACK_FOR: "cluster"}});
-        self.create_backup(name, metadata, store, SNAPSHOT_SECONDS).await
+        let spec = json!({"storeRef": store, "deadlineSeconds": SNAPSHOT_SECONDS, "proof": proof});
+        self.create_backup(name, metadata, spec).await
     }
 
     /// Makes an `EtcdBackup`, with more metadata than its name. One that is there already is what was wanted.
@@ -141,16 +143,14 @@ impl Hands {
         &self,
         name: &str,
         mut metadata: serde_json::Value,
-        store: &crds::LocalReference,
-        deadline_seconds: u32,
+        spec: serde_json::Value,
     ) -> Result<(), ActError> {
         if let Some(metadata) = metadata.as_object_mut() {
             metadata.insert("name".to_owned(), json!(name));
             metadata.insert("namespace".to_owned(), json!(self.namespace));
         }
         let backup = json!({
-            "apiVersion": "lockkeeper.dev/v1alpha1", "kind": "EtcdBackup", "metadata": metadata,
-            "spec": {"storeRef": store, "deadlineSeconds": deadline_seconds},
+            "apiVersion": "lockkeeper.dev/v1alpha1", "kind": "EtcdBackup", "metadata": metadata, "spec": spec,
         });
         let api: Api<kube::api::DynamicObject> = Api::namespaced_with(
             self.api.client(),

@@ -2,9 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use lockkeeper_crds as crds;
-use lockkeeper_policies::{Node, NodeName, Seen};
+use lockkeeper_policies::accept::{Acceptance, Candidate, accept};
+use lockkeeper_policies::retention::Level;
+use lockkeeper_policies::{Cluster, Node, NodeName, Seen};
+
+use super::wanted::chrono_time;
 
 /// On the backup of an upgrade: the `ClusterVersion` that it is the way back of.
 pub(super) const ROLLBACK_FOR: &str = "lockkeeper.dev/rollback-for";
@@ -52,6 +57,47 @@ pub(super) fn first_waiting<'a>(
         let created = b.metadata.creation_timestamp.as_ref().map(|t| t.0);
         (!of_upgrade, created, b.metadata.name.clone())
     })
+}
+
+/// The name of the backup that may stand for an upgrade's own snapshot, by `spec.backup.acceptWithinMinutes`.
+pub(super) fn acceptable<'a>(
+    object: &crds::ClusterVersion,
+    all: impl Iterator<Item = &'a crds::EtcdBackup>,
+    cluster: &Cluster,
+    now: DateTime<Utc>,
+) -> Option<String> {
+    let policy = &object.spec.backup;
+    let etcd = |node: &Node| Some(node.etcd.known()?.cluster_id.clone());
+    let ended = object.status.as_ref().and_then(|s| s.history.first());
+    let acceptance = Acceptance {
+        store: policy.store_ref.as_ref()?.name.clone(),
+        cluster_id: cluster.nodes.values().find_map(etcd)?,
+        within: TimeDelta::minutes(policy.accept_within_minutes?.into()),
+        level: level(policy.proof),
+        not_before: ended.and_then(|entry| chrono_time(&entry.ended_at)),
+    };
+    let candidates: Vec<Candidate> = all.filter_map(candidate).collect();
+    Some(accept(&candidates, &acceptance, now)?.name.clone())
+}
+
+fn candidate(backup: &crds::EtcdBackup) -> Option<Candidate> {
+    let status = backup.status.as_ref()?;
+    Some(Candidate {
+        name: backup.metadata.name.clone()?,
+        store: backup.spec.store_ref.name.clone(),
+        cluster_id: status.artifact.as_ref()?.cluster_id.clone(),
+        begun: chrono_time(status.started_at.as_ref()?)?,
+        level: level(backup.proven()?),
+    })
+}
+
+/// The rules' level.
+pub(super) const fn level(proof: crds::Proof) -> Level {
+    match proof {
+        crds::Proof::Stored => Level::Stored,
+        crds::Proof::Verified => Level::Verified,
+        crds::Proof::Drilled => Level::Drilled,
+    }
 }
 
 /// True for a backup that is being taken now. One that was deleted meanwhile is its agent's to end.

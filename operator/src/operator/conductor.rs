@@ -264,10 +264,17 @@ impl Conductor {
             kubelets: sight::kubelets(&kube),
             gates: self.gating.whole(),
             node_gates: self.gating.each(),
-            backup: sight::backup(backup.as_ref(), late),
+            backup: sight::backup(backup.as_ref(), object.spec.backup.proof, late),
+            acceptable: None,
             kubeadm_config: Seen::Absent,
             warnings: vec![],
         };
+        cluster.acceptable = backups::acceptable(
+            &object,
+            self.cache.backups.state().iter().map(AsRef::as_ref),
+            &cluster,
+            Utc::now(),
+        );
         if let Some(goal) = memory.as_ref().filter(|_| self.active).map(goal)
             && cluster.nodes.values().all(|n| n.runs(goal))
         {
@@ -374,7 +381,9 @@ impl Conductor {
             Action::LetGo => look.object = self.hands.hold(&look.object, false).await?,
             Action::TakeSnapshot { name } => {
                 if let Some(store) = &look.object.spec.backup.store_ref {
-                    self.hands.take_snapshot(name, store).await?;
+                    self.hands
+                        .take_snapshot(name, store, look.object.spec.backup.proof)
+                        .await?;
                 }
             }
             Action::Issue { number, step } => {

@@ -206,8 +206,9 @@ fn check(seen: &crds::Check) -> Check {
     }
 }
 
-/// The snapshot of a rollout. `late`: it has been running for longer than it may.
-pub(super) fn backup(object: Option<&crds::EtcdBackup>, late: bool) -> Backup {
+/// The snapshot of a rollout. `wanted`: how far it is to be proven. `late`: it has been running for longer than it
+/// may.
+pub(super) fn backup(object: Option<&crds::EtcdBackup>, wanted: crds::Proof, late: bool) -> Backup {
     let Some(object) = object else {
         return Backup::Absent;
     };
@@ -221,7 +222,7 @@ pub(super) fn backup(object: Option<&crds::EtcdBackup>, late: bool) -> Backup {
             .any(|c| c.type_ == type_ && c.status == value)
     };
     if is("Stored", "True") && is("Succeeded", "True") {
-        return Backup::Stored;
+        return proven(object, wanted);
     }
     if is("Succeeded", "False") || status.completed_at.is_some() {
         return Backup::Failed(status.message.clone());
@@ -232,6 +233,29 @@ pub(super) fn backup(object: Option<&crds::EtcdBackup>, late: bool) -> Backup {
     let on = status.node.as_deref().unwrap_or("no node yet");
     let streamed = status.streamed_bytes.unwrap_or(0) / 1_000_000;
     Backup::Running(format!("{streamed} MB streamed from {on}"))
+}
+
+/// How far a snapshot is proven that is stored.
+fn proven(object: &crds::EtcdBackup, wanted: crds::Proof) -> Backup {
+    let reached = object.proven().unwrap_or_default();
+    if reached >= wanted {
+        return Backup::Stored;
+    }
+    let levels = crds::Proof::ALL.into_iter().filter(|level| *level <= wanted);
+    let failed = levels
+        .filter_map(|level| object.condition(level.name()))
+        .find(|c| c.status == "False");
+    match failed {
+        Some(bad) if crds::VERDICTS.contains(&bad.reason.as_str()) => Backup::Failed(bad.message.clone()),
+        Some(failed) => Backup::Running(format!(
+            "stored, and not {wanted} yet: {}; or lower spec.backup.proof",
+            failed.message
+        )),
+        None if object.spec.proof < wanted => Backup::Running(format!(
+            "stored, and spec.backup.proof asks for {wanted} since: raise spec.proof of the EtcdBackup too, or lower spec.backup.proof"
+        )),
+        None => Backup::Running(format!("stored, and being proven: {wanted}")),
+    }
 }
 
 /// The planner's component as the API's.
@@ -290,6 +314,39 @@ mod tests {
             (4, Verdict::Withdrawn, Some(TicketState::Ready))
         );
         assert_eq!(ticket(None, None), None);
+    }
+
+    #[test]
+    fn a_snapshot_counts_once_it_is_proven_as_far_as_the_wish_asks() {
+        let condition = |type_: &str, status: &str, reason: &str| serde_json::json!({"type": type_, "status": status, "reason": reason, "message": "so", "lastTransitionTime": "2026-11-01T00:00:00Z"});
+        let with = |more: Option<serde_json::Value>| -> crds::EtcdBackup {
+            let mut conditions = vec![
+                condition("Succeeded", "True", "Stored"),
+                condition("Stored", "True", "ReadBack"),
+            ];
+            conditions.extend(more);
+            serde_json::from_value(serde_json::json!({
+                "apiVersion": "lockkeeper.dev/v1alpha1", "kind": "EtcdBackup", "metadata": {"name": "upgrade-1"},
+                "spec": {"storeRef": {"name": "default"}, "proof": "Verified"},
+                "status": {"node": "cp1", "completedAt": "2026-11-01T00:00:00Z", "conditions": conditions},
+            }))
+            .unwrap()
+        };
+        let seen = |more, wanted| backup(Some(&with(more)), wanted, true);
+        let verified = crds::Proof::Verified;
+        assert_eq!(seen(None, crds::Proof::Stored), Backup::Stored);
+        assert!(matches!(seen(None, verified), Backup::Running(_)));
+        let yes = condition("Verified", "True", "Restored");
+        assert_eq!(seen(Some(yes.clone()), verified), Backup::Stored);
+        assert!(
+            matches!(seen(Some(yes), crds::Proof::Drilled), Backup::Running(how) if how.contains("raise spec.proof"))
+        );
+        let away = condition("Verified", "False", "SameDisk");
+        assert!(
+            matches!(seen(Some(away), verified), Backup::Running(how) if how.contains("lower spec.backup.proof"))
+        );
+        let bad = condition("Verified", "False", "Damaged");
+        assert_eq!(seen(Some(bad), verified), Backup::Failed("so".to_owned()));
     }
 
     #[test]

@@ -211,6 +211,8 @@ fn snapshot(facts: &Facts<'_>, before: &crds::ClusterVersionStatus) -> Option<cr
         key: artifact.map(|a| a.uri.clone()),
         revision: artifact.map(|a| a.revision),
         stored_at: artifact.and_then(|_| status?.completed_at.clone()),
+        proof: backup.proven(),
+        accepted: facts.rollout.is_some_and(|r| r.accepted.is_some()),
     })
 }
 

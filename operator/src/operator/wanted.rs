@@ -42,6 +42,7 @@ pub(super) fn wanted(object: &crds::ClusterVersion, store_exists: bool) -> Resul
         retry: spec.retry,
         backup_required: spec.backup.required,
         backup_possible: store_exists,
+        backup_accepted: spec.backup.accept_within_minutes.is_some(),
         rollback_automatic: spec.rollback.automatic,
         gate_passes: spec.strategy.gate_passes,
         gate_failures: spec.strategy.gate_failures,
@@ -66,6 +67,7 @@ pub(super) fn memory(object: &crds::ClusterVersion) -> Result<Option<Rollout>, U
         retry: kept.retry,
         reason: kept.reason.clone(),
         failed_backups: kept.failed_backups,
+        accepted: kept.accepted_backup.clone(),
         preflight_id: kept.preflight_id,
         preflight_at: kept.preflight_at.as_ref().and_then(chrono_time),
         order: kept.order.iter().map(|n| NodeName::from(n.as_str())).collect(),
@@ -100,6 +102,7 @@ pub(super) fn kept(
         backup: (rollout.phase != Phase::Preflight || rollout.failed_backups > 0)
             .then(|| rollout.backup_name()),
         failed_backups: rollout.failed_backups,
+        accepted_backup: rollout.accepted.clone(),
         ready_nodes: before.map_or(ready_nodes, |b| b.ready_nodes),
         preflight_id: rollout.preflight_id,
         preflight_at: rollout.preflight_at.and_then(kube_time),
@@ -173,11 +176,12 @@ mod tests {
         }
 
         #[test]
-        fn memory_survives_being_kept(minor in 30u32..40, failed in 0u32..5, number in 1i64..9, forward: bool) {
+        fn memory_survives_being_kept(minor in 30u32..40, failed in 0u32..5, number in 1i64..9, forward: bool, accepted: bool) {
             let now = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
             let v = |minor| KubernetesVersion { minor, patch: 3 };
             let mut rollout = begun(v(minor), v(minor + 1), &["cp1".into(), "cp2".into()], 2, now);
             rollout.failed_backups = failed;
+            rollout.accepted = accepted.then(|| "nightly-20261101-0300".to_owned());
             rollout.phase = Phase::Forward;
             rollout.preflight_at = Some(now);
             rollout.in_hand = Some(InHand { node: "cp2".into(), number, forward });

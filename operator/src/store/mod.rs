@@ -163,7 +163,7 @@ impl Store {
 }
 
 /// 128 bits in hexadecimal that nobody else has. Unique, not secret.
-fn unique() -> String {
+pub(crate) fn unique() -> String {
     // RandomState is keyed from the operating system's randomness.
     let half = || std::hash::RandomState::new().build_hasher().finish();
     format!("{:016x}{:016x}", half(), half())

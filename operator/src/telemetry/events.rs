@@ -48,6 +48,12 @@ pub enum Reason {
     BackupVerified,
     /// The snapshot could not be taken.
     BackupFailed,
+    /// A backup was chosen to be proven further.
+    BackupDrillStarted,
+    /// A backup was restored and read, and an API server too where that was asked for.
+    BackupProven,
+    /// A backup was tried and not proven.
+    BackupNotProven,
     /// A slot of a schedule was passed over.
     BackupMissed,
     /// Backups of a schedule were let go.
@@ -101,6 +107,8 @@ impl Reason {
             | Self::PlanComputed
             | Self::BackupStarted
             | Self::BackupVerified
+            | Self::BackupDrillStarted
+            | Self::BackupProven
             | Self::BackupsPruned
             | Self::NodeUpgradeStarted
             | Self::NodeUpgraded
@@ -112,6 +120,7 @@ impl Reason {
             | Self::RollbackCompleted => "Normal",
             Self::PreflightBlocked
             | Self::BackupFailed
+            | Self::BackupNotProven
             | Self::BackupMissed
             | Self::ScheduleStalled
             | Self::StoreUnavailable
@@ -130,6 +139,9 @@ impl Reason {
             Self::BackupStarted
             | Self::BackupVerified
             | Self::BackupFailed
+            | Self::BackupDrillStarted
+            | Self::BackupProven
+            | Self::BackupNotProven
             | Self::BackupMissed
             | Self::BackupsPruned
             | Self::ScheduleStalled

@@ -101,6 +101,12 @@ pub enum BackupFailure {
 pub struct ScheduleFigures {
     /// When its newest recovery point was complete.
     pub last_success: Option<i64>,
+    /// When a backup of it was last verified.
+    pub last_verified: Option<i64>,
+    /// When a backup of it was last drilled.
+    pub last_drilled: Option<i64>,
+    /// By when a backup should be proven as far as the spec asks; none where it asks for nothing.
+    pub proof_overdue: Option<i64>,
     /// When its next backup begins; in the past when it is due.
     pub next: Option<i64>,
     /// When the next success is overdue; none while it is suspended.
@@ -136,6 +142,9 @@ pub struct Metrics {
     backup_last_success: IntGaugeVec,
     backup_failures: IntCounterVec,
     schedule_last_success: IntGaugeVec,
+    schedule_last_verified: IntGaugeVec,
+    schedule_last_drilled: IntGaugeVec,
+    schedule_proof_overdue: IntGaugeVec,
     schedule_next: IntGaugeVec,
     schedule_overdue: IntGaugeVec,
     schedule_failures: IntGaugeVec,
@@ -241,6 +250,21 @@ impl Metrics {
                 "When the newest recovery point of an EtcdBackupSchedule was complete. Absent: it has none. Leader only.",
                 &["schedule"],
             )?,
+            schedule_last_verified: r.gauges(
+                "lockkeeper_backup_schedule_last_verified_timestamp_seconds",
+                "When a backup of an EtcdBackupSchedule was last restored, booted and read. Absent: never. Leader only.",
+                &["schedule"],
+            )?,
+            schedule_last_drilled: r.gauges(
+                "lockkeeper_backup_schedule_last_drilled_timestamp_seconds",
+                "When the Secrets of a backup of an EtcdBackupSchedule were last read through an API server. Absent: never. Leader only.",
+                &["schedule"],
+            )?,
+            schedule_proof_overdue: r.gauges(
+                "lockkeeper_backup_schedule_proof_overdue_timestamp_seconds",
+                "By when a backup should be proven as far as spec.proof and spec.drill ask. In the past: LockkeeperBackupNeverVerified. Absent where they ask for nothing, and while suspended. Leader only.",
+                &["schedule"],
+            )?,
             schedule_next: r.gauges(
                 "lockkeeper_backup_schedule_next_timestamp_seconds",
                 "When the next backup of an EtcdBackupSchedule begins; in the past while it is due and cannot begin. Absent while suspended. Leader only.",
@@ -323,6 +347,9 @@ impl Metrics {
             &self.gate_result,
             &self.backup_last_success,
             &self.schedule_last_success,
+            &self.schedule_last_verified,
+            &self.schedule_last_drilled,
+            &self.schedule_proof_overdue,
             &self.schedule_next,
             &self.schedule_overdue,
             &self.schedule_failures,
@@ -430,6 +457,15 @@ impl Metrics {
     pub fn schedule(&self, name: &str, figures: Option<ScheduleFigures>) {
         for (gauges, value) in [
             (&self.schedule_last_success, figures.and_then(|f| f.last_success)),
+            (
+                &self.schedule_last_verified,
+                figures.and_then(|f| f.last_verified),
+            ),
+            (&self.schedule_last_drilled, figures.and_then(|f| f.last_drilled)),
+            (
+                &self.schedule_proof_overdue,
+                figures.and_then(|f| f.proof_overdue),
+            ),
             (&self.schedule_next, figures.and_then(|f| f.next)),
             (&self.schedule_overdue, figures.and_then(|f| f.overdue)),
             (&self.schedule_failures, figures.map(|f| f.consecutive_failures)),

@@ -94,6 +94,9 @@ fn a_schedule_that_is_gone_leaves_no_series() {
     let metrics = Metrics::new("operator").unwrap();
     let figures = ScheduleFigures {
         last_success: Some(5),
+        last_verified: Some(4),
+        last_drilled: None,
+        proof_overdue: Some(20),
         next: Some(9),
         overdue: None,
         consecutive_failures: 0,

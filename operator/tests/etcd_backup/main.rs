@@ -51,6 +51,7 @@ fn agent(
         NAMESPACE.to_owned(),
         NODE.to_owned(),
         etcd.member(),
+        None,
         shutdown.clone(),
     );
     (shutdown, tokio::spawn(run))

@@ -188,7 +188,24 @@ impl Planner<'_> {
             return superseded();
         }
         let name = rollout.backup_name();
+        // Not after a failure: then one of its own is worth the wait.
+        let may_accept =
+            self.wanted.backup_accepted && rollout.accepted.is_none() && rollout.failed_backups == 0;
+        match (&self.cluster.backup, &self.cluster.acceptable) {
+            (Backup::Absent, Some(there)) if may_accept => {
+                return Next::Do(
+                    Action::AcceptBackup { name: there.clone() },
+                    format!("EtcdBackup {there} is recent enough: no snapshot is taken"),
+                );
+            }
+            _ => {}
+        }
         match &self.cluster.backup {
+            // Deleted since it was accepted; counted, so that one of its own is taken.
+            Backup::Absent if rollout.accepted.is_some() => Next::Do(
+                Action::CountFailedBackup,
+                format!("EtcdBackup {name}, which was accepted as the snapshot, is gone"),
+            ),
             Backup::Absent => Next::Do(
                 Action::TakeSnapshot { name },
                 "taking a snapshot of etcd".to_owned(),
@@ -207,7 +224,10 @@ impl Planner<'_> {
                     phase: Phase::Forward,
                     reason: None,
                 };
-                Next::Do(enter, format!("snapshot {name} is stored and read back"))
+                Next::Do(
+                    enter,
+                    format!("snapshot {name} is proven as far as the spec asks"),
+                )
             }
         }
     }

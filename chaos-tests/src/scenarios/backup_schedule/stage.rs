@@ -1,43 +1,66 @@
 //! The objects and the bucket of the scenario.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use futures::TryStreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use lockkeeper_crds::{
-    EtcdBackup, EtcdBackupSchedule, EtcdBackupScheduleStatus, RETAIN_ANNOTATION, SCHEDULE_LABEL,
+    EtcdBackup, EtcdBackupSchedule, EtcdBackupScheduleStatus, Proof, RETAIN_ANNOTATION, SCHEDULE_LABEL,
+    STORED_FINALIZER,
 };
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use serde_json::json;
 
 use super::watcher::{Watcher, slot};
 use super::{BY_HAND, MINUTE, NAME, STRANGER};
 use crate::install::NAMESPACE;
+use crate::lockkeeper::Keeper;
 use crate::scene::{Look, Scene};
 
 /// What the scenario does and sees.
-pub(super) struct Stage<'a> {
-    pub(super) scene: &'a Scene,
-    pub(super) schedules: Api<EtcdBackupSchedule>,
-    pub(super) backups: Api<EtcdBackup>,
-    pub(super) pods: Api<Pod>,
+pub(in crate::scenarios) struct Stage<'a> {
+    pub(in crate::scenarios) scene: &'a Scene,
+    pub(in crate::scenarios) schedules: Api<EtcdBackupSchedule>,
+    pub(in crate::scenarios) backups: Api<EtcdBackup>,
+    pub(in crate::scenarios) pods: Api<Pod>,
 }
 
-impl Stage<'_> {
-    pub(super) async fn schedule(&self) -> Result<()> {
-        let object: EtcdBackupSchedule = serde_json::from_value(json!({
+impl<'a> Stage<'a> {
+    /// With two things in the bucket that are not the schedule's, though both look like it.
+    pub(in crate::scenarios) async fn set(scene: &'a Scene, keeper: &Keeper<'_>) -> Result<Self> {
+        let stage = Self {
+            scene,
+            schedules: Api::namespaced(keeper.client(), NAMESPACE),
+            backups: Api::namespaced(keeper.client(), NAMESPACE),
+            pods: Api::namespaced(keeper.client(), NAMESPACE),
+        };
+        scene
+            .store()?
+            .put(&STRANGER.into(), PutPayload::from_static(b"a stranger's"))
+            .await?;
+        stage.make(BY_HAND, json!({SCHEDULE_LABEL: NAME})).await?;
+        Ok(stage)
+    }
+
+    /// A backup every minute, the newest two kept, and what more the spec says.
+    pub(in crate::scenarios) async fn schedule(&self, more: &serde_json::Value) -> Result<()> {
+        let mut object = json!({
             "apiVersion": "lockkeeper.dev/v1alpha1", "kind": "EtcdBackupSchedule", "metadata": {"name": NAME},
             "spec": {"storeRef": {"name": "default"}, "schedule": "* * * * *", "deadlineSeconds": 60,
                 "retention": {"keepLast": 2}},
-        }))?;
+        });
+        if let Some(spec) = object.get_mut("spec").and_then(|s| s.as_object_mut()) {
+            spec.extend(more.as_object().cloned().unwrap_or_default());
+        }
+        let object: EtcdBackupSchedule = serde_json::from_value(object)?;
         self.schedules.create(&PostParams::default(), &object).await?;
         Ok(())
     }
 
-    pub(super) async fn make(&self, name: &str, labels: serde_json::Value) -> Result<()> {
+    pub(in crate::scenarios) async fn make(&self, name: &str, labels: serde_json::Value) -> Result<()> {
         let object: EtcdBackup = serde_json::from_value(json!({
             "apiVersion": "lockkeeper.dev/v1alpha1", "kind": "EtcdBackup", "metadata": {"name": name, "labels": labels},
             "spec": {"storeRef": {"name": "default"}},
@@ -55,7 +78,7 @@ impl Stage<'_> {
             .await
     }
 
-    pub(super) async fn status(
+    pub(in crate::scenarios) async fn status(
         &self,
         what: &str,
         limit: Duration,
@@ -73,8 +96,86 @@ impl Stage<'_> {
             .await
     }
 
+    /// No more backups.
+    pub(in crate::scenarios) async fn suspend(&self) -> Result<()> {
+        let patch = json!({"spec": {"suspend": true}});
+        self.schedules
+            .patch(NAME, &PatchParams::default(), &Patch::Merge(&patch))
+            .await?;
+        self.scene
+            .wait_for("every proof to end", MINUTE * 3, || async {
+                let open = self.own().await?.into_values().find(|b| {
+                    !b.is_finished() || b.unproven().is_some() || b.metadata.deletion_timestamp.is_some()
+                });
+                Ok(open.map_or(Look::Done(()), |b| {
+                    Look::NotYet(b.status.map(|s| s.message).unwrap_or_default())
+                }))
+            })
+            .await
+    }
+
+    /// Asks for so much proof of a backup.
+    pub(in crate::scenarios) async fn ask_for(&self, name: &str, proof: Proof) -> Result<()> {
+        let patch = json!({"spec": {"proof": proof}});
+        self.backups
+            .patch(name, &PatchParams::default(), &Patch::Merge(&patch))
+            .await?;
+        Ok(())
+    }
+
+    /// Waits until a backup is just being verified.
+    pub(in crate::scenarios) async fn being_verified(&self, name: &str) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let backup = self.backups.get(name).await?;
+            match backup.condition("Verified") {
+                Some(c) if c.status == "Unknown" => return Ok(()),
+                Some(c) => bail!("{name} was not met while it was being verified: {}", c.message),
+                None => ensure!(begun.elapsed() < MINUTE, "nobody verifies {name}"),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Waits until it is told whether a backup is verified: `True/Why: message`.
+    pub(in crate::scenarios) async fn verdict(&self, name: &str) -> Result<String> {
+        self.scene
+            .wait_for(&format!("{name} to be verified or not"), MINUTE * 3, || async {
+                let backup = self.backups.get(name).await?;
+                let said = backup.condition("Verified").filter(|c| c.status != "Unknown");
+                Ok(said.map_or_else(
+                    || Look::NotYet("nothing said".into()),
+                    |c| Look::Done(format!("{}/{}: {}", c.status, c.reason, c.message)),
+                ))
+            })
+            .await
+    }
+
+    /// Deletes a backup made by hand, with what it stored.
+    pub(in crate::scenarios) async fn remove(&self, name: &str) -> Result<()> {
+        let patch = json!({"metadata": {"finalizers": [STORED_FINALIZER]}});
+        self.backups
+            .patch(name, &PatchParams::default(), &Patch::Merge(&patch))
+            .await?;
+        self.backups.delete(name, &DeleteParams::default()).await?;
+        self.scene
+            .wait_for(&format!("{name} to go"), MINUTE, || async {
+                Ok(match self.backups.get_opt(name).await? {
+                    None => Look::Done(()),
+                    Some(_) => Look::NotYet("it is there".into()),
+                })
+            })
+            .await
+    }
+
+    /// Everything goes.
+    pub(in crate::scenarios) async fn clear_all(&self) -> Result<()> {
+        let retained = self.retain().await?;
+        self.clear(&retained).await
+    }
+
     /// Waits until three backups were begun and two are there.
-    pub(super) async fn three(&self, watcher: &Watcher) -> Result<usize> {
+    pub(in crate::scenarios) async fn three(&self, watcher: &Watcher) -> Result<usize> {
         self.scene
             .wait_for("three backups, the first of them let go", MINUTE * 6, || async {
                 let begun = watcher.so_far()?.len();
@@ -89,7 +190,7 @@ impl Stage<'_> {
     }
 
     /// The schedule's backups by name.
-    pub(super) async fn own(&self) -> Result<BTreeMap<String, EtcdBackup>> {
+    pub(in crate::scenarios) async fn own(&self) -> Result<BTreeMap<String, EtcdBackup>> {
         let labelled = ListParams::default().labels(&format!("{SCHEDULE_LABEL}={NAME}"));
         let own = self.backups.list(&labelled).await?.into_iter();
         let named = own.filter_map(|b| Some((b.metadata.name.clone()?, b)));
@@ -97,7 +198,7 @@ impl Stage<'_> {
     }
 
     /// The folders of the bucket that a backup of the schedule could lie in.
-    pub(super) async fn folders(&self) -> Result<BTreeSet<String>> {
+    pub(in crate::scenarios) async fn folders(&self) -> Result<BTreeSet<String>> {
         let keys: Vec<_> = self.scene.store()?.list(None).try_collect().await?;
         let keys = keys.iter().map(|o| o.location.to_string());
         let ours = keys.filter(|k| k.starts_with(NAME) && k != STRANGER);
@@ -107,7 +208,7 @@ impl Stage<'_> {
     }
 
     /// Waits for a moment in which nothing is going on; then every recovery point lies in the bucket, and nothing else.
-    pub(super) async fn bucket_is_as_told(&self) -> Result<()> {
+    pub(in crate::scenarios) async fn bucket_is_as_told(&self) -> Result<()> {
         self.scene
             .wait_for("the bucket to hold what the status tells", MINUTE * 3, || async {
                 let status = self.schedules.get(NAME).await?.status.context("no status yet")?;
@@ -156,7 +257,7 @@ impl Stage<'_> {
     }
 
     /// Wants the oldest one kept for ever.
-    pub(super) async fn retain(&self) -> Result<String> {
+    pub(in crate::scenarios) async fn retain(&self) -> Result<String> {
         let own = self.own().await?;
         let proven = own.iter().find(|(_, b)| b.is_proven());
         let (name, _) = proven.context("there is no recovery point to retain")?;
@@ -167,7 +268,7 @@ impl Stage<'_> {
         Ok(name.clone())
     }
 
-    pub(super) fn scale(&self, replicas: u32) -> Result<()> {
+    pub(in crate::scenarios) fn scale(&self, replicas: u32) -> Result<()> {
         let count = format!("--replicas={replicas}");
         let scale = [
             "kubectl",
@@ -182,7 +283,7 @@ impl Stage<'_> {
     }
 
     /// Without the schedule its backups stay; deleted, they take what they stored along, but for the retained one.
-    pub(super) async fn clear(&self, kept: &str) -> Result<()> {
+    pub(in crate::scenarios) async fn clear(&self, kept: &str) -> Result<()> {
         self.schedules.delete(NAME, &DeleteParams::default()).await?;
         tokio::time::sleep(Duration::from_secs(5)).await;
         let own = self.own().await?;

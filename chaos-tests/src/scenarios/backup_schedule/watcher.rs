@@ -14,12 +14,12 @@ use super::NAME;
 use super::stage::Stage;
 
 /// The slot in a name.
-pub(super) fn slot(name: &str) -> Option<NaiveDateTime> {
+pub(in crate::scenarios) fn slot(name: &str) -> Option<NaiveDateTime> {
     NaiveDateTime::parse_from_str(name.strip_prefix(NAME)?.strip_prefix('-')?, "%Y%m%d-%H%M").ok()
 }
 
 /// Fails where a minute was left out.
-pub(super) fn consecutive(names: &BTreeSet<String>) -> Result<()> {
+pub(in crate::scenarios) fn consecutive(names: &BTreeSet<String>) -> Result<()> {
     let slots: Vec<NaiveDateTime> = names.iter().filter_map(|n| slot(n)).collect();
     for (one, next) in slots.iter().zip(slots.iter().skip(1)) {
         ensure!(
@@ -31,7 +31,7 @@ pub(super) fn consecutive(names: &BTreeSet<String>) -> Result<()> {
 }
 
 /// Looks at the schedule's backups twice a second: two at once, or one name twice, fails the scenario.
-pub(super) struct Watcher {
+pub(in crate::scenarios) struct Watcher {
     task: JoinHandle<()>,
     seen: Arc<Mutex<Seen>>,
 }
@@ -43,7 +43,7 @@ struct Seen {
 }
 
 impl Watcher {
-    pub(super) fn start(stage: &Stage<'_>) -> Self {
+    pub(in crate::scenarios) fn start(stage: &Stage<'_>) -> Self {
         let seen: Arc<Mutex<Seen>> = Arc::default();
         let (backups, shared) = (stage.backups.clone(), Arc::clone(&seen));
         let task = tokio::spawn(async move {
@@ -62,7 +62,7 @@ impl Watcher {
     }
 
     /// The names of all that were begun so far.
-    pub(super) fn so_far(&self) -> Result<BTreeSet<String>> {
+    pub(in crate::scenarios) fn so_far(&self) -> Result<BTreeSet<String>> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(broken) = seen.broken.first() {
             bail!("{broken}");
@@ -70,7 +70,7 @@ impl Watcher {
         Ok(seen.uids.keys().cloned().collect())
     }
 
-    pub(super) fn close(self) -> Result<()> {
+    pub(in crate::scenarios) fn close(self) -> Result<()> {
         self.so_far().map(drop)
     }
 }

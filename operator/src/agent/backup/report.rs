@@ -8,7 +8,9 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams};
-use lockkeeper_crds::{Artifact, EtcdBackup, EtcdBackupStatus, Tristate, condition, set_condition};
+use lockkeeper_crds::{
+    Artifact, EtcdBackup, EtcdBackupStatus, Findings, Proof, Tristate, condition, set_condition,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::take::TakeError;
@@ -18,6 +20,9 @@ const API_LIMIT: Duration = Duration::from_secs(10);
 
 /// Between two tries to write an end while the API is away. It may well be: upgrades are what backups are for.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// How often the word of a proof is tried to be written: it took minutes, and is made again otherwise.
+const PROOF_TRIES: u32 = 12;
 
 const SUCCEEDED: &str = "Succeeded";
 const STORED: &str = "Stored";
@@ -146,6 +151,46 @@ impl Report {
         set_condition(&mut conditions, new);
         self.write(serde_json::json!({ "message": message, "conditions": conditions }))
             .await
+    }
+
+    /// How far its proof has come. Nothing is written twice, and a word of another writer is not lost.
+    pub(super) async fn proof(
+        &mut self,
+        level: Proof,
+        reached: Tristate,
+        reason: &str,
+        message: &str,
+        findings: Option<&Findings>,
+    ) -> Result<Written, String> {
+        let name = self.backup.metadata.name.clone().unwrap_or_default();
+        let mut tries = 0;
+        loop {
+            let mut conditions = self.status().conditions;
+            let new = self.condition(level.name(), reached, reason, message);
+            let same =
+                |c: &Condition| (&c.type_, &c.status, &c.reason) == (&new.type_, &new.status, &new.reason);
+            if conditions.iter().any(same) {
+                return Ok(Written::Yes);
+            }
+            set_condition(&mut conditions, new);
+            let mut status = serde_json::json!({ "message": message, "conditions": conditions });
+            if let (Some(findings), Some(status)) = (findings, status.as_object_mut()) {
+                status.insert("findings".to_owned(), serde_json::json!(findings));
+            }
+            tries += 1;
+            match self.write(status).await {
+                Ok(Written::Conflict) if tries < PROOF_TRIES => {}
+                Err(_) if tries < PROOF_TRIES => tokio::time::sleep(RETRY).await,
+                other => return other,
+            }
+            match Self::read(&self.api, &name).await {
+                Ok(Some(fresh)) if fresh.backup.metadata.uid == self.backup.metadata.uid => {
+                    self.backup = fresh.backup
+                }
+                Ok(_) => return Ok(Written::Gone),
+                Err(error) => tracing::debug!(%error, "a backup cannot be read"),
+            }
+        }
     }
 
     fn end(&self, end: &Result<Artifact, TakeError>) -> serde_json::Value {

@@ -1,7 +1,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::watcher::Event;
-use lockkeeper_crds::{EtcdBackupSpec, EtcdBackupStatus, LocalReference};
+use lockkeeper_crds::{EtcdBackupSpec, EtcdBackupStatus, LocalReference, Proof};
 
 use super::*;
 
@@ -14,6 +14,7 @@ fn backup(name: &str, created: i64, status: EtcdBackupStatus) -> EtcdBackup {
         },
         deadline_seconds: 60,
         include: vec![],
+        proof: Proof::Stored,
     };
     let mut backup = EtcdBackup::new(name, spec);
     backup.metadata.uid = Some(format!("{name}-uid"));

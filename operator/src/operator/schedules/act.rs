@@ -1,5 +1,6 @@
 //! Doing what was decided of schedules and their backups: one object each, refused when it was changed since.
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use lockkeeper_crds as crds;
 use serde_json::json;
@@ -42,8 +43,37 @@ impl Hands {
             "labels": {crds::SCHEDULE_LABEL: schedule.metadata.name},
             "finalizers": [crds::STORED_FINALIZER],
         });
-        let (store, seconds) = (&schedule.spec.store_ref, schedule.spec.deadline_seconds);
-        self.create_backup(name, metadata, store, seconds).await
+        let spec = json!({
+            "storeRef": schedule.spec.store_ref,
+            "deadlineSeconds": schedule.spec.deadline_seconds,
+            "proof": schedule.spec.proof,
+        });
+        self.create_backup(name, metadata, spec).await
+    }
+
+    /// Asks for more proof of a backup, unless it was changed since it was read. The backup remembers for which slot.
+    pub(super) async fn raise_proof(
+        &self,
+        backup: &crds::EtcdBackup,
+        proof: crds::Proof,
+        slot: DateTime<Utc>,
+    ) -> Result<(), ActError> {
+        let name = backup.metadata.name.as_deref().unwrap_or_default();
+        let slot = slot.to_rfc3339_opts(SecondsFormat::Secs, true);
+        let patch = json!({
+            "metadata": {
+                "resourceVersion": backup.metadata.resource_version,
+                "annotations": {crds::DRILL_ANNOTATION: slot},
+            },
+            "spec": {"proof": proof},
+        });
+        let (params, patch, api) = (PatchParams::default(), Patch::Merge(&patch), self.backups());
+        let what = format!("raise spec.proof of EtcdBackup {name}");
+        Ok(self
+            .api
+            .within(what, api.patch(name, &params, &patch))
+            .await
+            .map(drop)?)
     }
 
     /// Writes the status of what was read: refused when it has been changed since.

@@ -7,6 +7,7 @@
 //! | file | what |
 //! | --- | --- |
 //! | `plan` | from a schedule and its backups to what is to be done; pure |
+//! | `drill` | which backup is proven further, by when, and by whom; pure |
 //! | `leaving` | what is to be done about a backup that was deleted; pure |
 //! | `status`, `tell` | what people and tools are told |
 //! | `act` | doing it |
@@ -16,6 +17,7 @@
 //! made again on its answer; when it does not answer, nothing is done.
 
 mod act;
+mod drill;
 mod leaving;
 mod plan;
 mod status;
@@ -31,6 +33,7 @@ use chrono::{DateTime, Utc};
 use kube::ResourceExt as _;
 use lockkeeper_crds as crds;
 use lockkeeper_policies::schedule::backup_name;
+use serde_json::json;
 use tokio::time::Instant;
 
 use super::act::Hands;
@@ -177,11 +180,11 @@ impl Keeper {
         let now = Utc::now();
         let backups = Backups::of(&name, cached.iter().map(AsRef::as_ref));
         let plan = self.plan(object, &backups, now);
-        if plan.begin.is_none() && plan.prune.is_empty() {
+        if plan.begin.is_none() && plan.prune.is_empty() && plan.drills.begin.is_none() {
             let changed = self.tell(object, &backups, &plan, now).await?;
             return Ok(Passed {
                 changed,
-                wake: plan.turn.next.filter(|next| *next > now),
+                wake: plan.wake(now),
             });
         }
         // Something is to be made or to be deleted: not on what a watch told some time ago.
@@ -202,16 +205,28 @@ impl Keeper {
                 wake: None,
             });
         }
+        if let Some((slot, name, proof)) = &plan.drills.begin {
+            // Before anything is let go: it is not the one that goes, once it is being proven.
+            self.drill(&object, &backups, *slot, name, *proof).await?;
+            return Ok(Passed {
+                changed: true,
+                wake: None,
+            });
+        }
         self.tell(&object, &backups, &plan, now).await?;
         self.prune(&object, &backups, &plan.prune).await?;
         Ok(Passed {
             changed: true,
-            wake: plan.turn.next.filter(|next| *next > now),
+            wake: plan.wake(now),
         })
     }
 
     fn plan(&self, object: &crds::EtcdBackupSchedule, backups: &Backups<'_>, now: DateTime<Utc>) -> Plan {
+        let version = self.cache.version();
+        let rollout = version.as_ref().and_then(|v| v.status.as_ref()?.rollout.as_ref());
+        let in_use = rollout.filter(|r| r.ended_at.is_none());
         let around = Around {
+            in_use: in_use.and_then(|r| r.accepted_backup.as_deref()),
             namespace: &self.hands.namespace,
             stores: &self.cache.stores.state().iter().map(|s| s.name_any()).collect(),
             names: &self.cache.backups.state().iter().map(|b| b.name_any()).collect(),
@@ -238,6 +253,23 @@ impl Keeper {
         Ok(changed)
     }
 
+    /// Asks for more proof of one backup.
+    async fn drill(
+        &self,
+        object: &crds::EtcdBackupSchedule,
+        backups: &Backups<'_>,
+        slot: DateTime<Utc>,
+        name: &str,
+        proof: crds::Proof,
+    ) -> Result<(), PassError> {
+        if let Some(own) = backups.0.iter().find(|own| own.name() == name) {
+            self.leadership.check()?;
+            self.hands.raise_proof(own.backup, proof, slot).await?;
+            self.teller.drilled(object, name, proof);
+        }
+        Ok(())
+    }
+
     /// Deletes what the retention does not keep.
     async fn prune(
         &self,
@@ -257,12 +289,20 @@ impl Keeper {
         Ok(())
     }
 
-    /// Lets deleted backups go as soon as what they stored is gone.
+    /// Lets deleted backups go as soon as what they stored is gone, and has those proven whose node is lost.
     async fn see_off(&self, heard: &[&str]) -> Result<bool, PassError> {
         let Some(now) = kube_time(Utc::now()) else {
             return Ok(false);
         };
         let mut changed = false;
+        for backup in self.cache.backups.state().iter() {
+            if let Some(node) = drill::other_node(backup, heard) {
+                self.leadership.check()?;
+                let status = json!({"node": node, "message": format!("the agent of {node} proves it, since its own is not heard")});
+                self.hands.tell_backup(backup, status).await?;
+                changed = true;
+            }
+        }
         for backup in self.cache.backups.state().iter().filter(|b| b.is_leaving()) {
             match leaving::decide(backup, heard, &now) {
                 Leave::Wait => continue,

@@ -7,6 +7,8 @@ use lockkeeper_crds as crds;
 use lockkeeper_policies::retention::{self, Point, Retention, State};
 use lockkeeper_policies::schedule::{self, Timetable, Timing, Turn};
 
+use super::drill::{Drills, drills};
+use crate::operator::backups::level;
 use crate::operator::wanted::chrono_time;
 
 /// A backup that a schedule made.
@@ -26,13 +28,20 @@ impl Own<'_> {
     }
 
     fn state(&self) -> State {
-        if !self.backup.is_finished() {
-            State::Unfinished
-        } else if self.backup.is_proven() {
-            State::Proven
-        } else {
-            State::Failed
+        match self.backup.proven() {
+            _ if !self.backup.is_finished() => State::Unfinished,
+            Some(proof) => State::Proven(level(proof)),
+            None => State::Failed,
         }
+    }
+
+    /// It is being proven further just now.
+    fn is_being_proven(&self) -> bool {
+        let running = |level: &crds::Proof| {
+            let condition = self.backup.condition(level.name());
+            condition.is_some_and(|c| c.status == "Unknown")
+        };
+        crds::Proof::ALL.iter().any(running)
     }
 }
 
@@ -65,6 +74,11 @@ impl<'a> Backups<'a> {
         self.staying().filter(move |o| o.state() == state)
     }
 
+    /// Those that are proven so far at least.
+    pub(super) fn proven_so_far(&self, level: crds::Proof) -> impl DoubleEndedIterator<Item = &Own<'a>> {
+        self.staying().filter(move |o| o.backup.proven() >= Some(level))
+    }
+
     /// The one that waits or is being taken.
     pub(super) fn active(&self) -> Option<&Own<'a>> {
         self.of_state(State::Unfinished).next_back()
@@ -72,7 +86,7 @@ impl<'a> Backups<'a> {
 
     /// Those that can be restored.
     pub(super) fn proven(&self) -> impl DoubleEndedIterator<Item = &Own<'a>> {
-        self.of_state(State::Proven)
+        self.proven_so_far(crds::Proof::Stored)
     }
 
     /// Those that failed since the last one that can be restored.
@@ -90,13 +104,15 @@ impl<'a> Backups<'a> {
             .map(|o| (o, o.backup))
     }
 
-    pub(super) fn points(&self) -> Vec<Point> {
+    /// `in_use`: the backup that an upgrade has accepted as its snapshot.
+    pub(super) fn points(&self, in_use: Option<&str>) -> Vec<Point> {
         self.staying()
             .map(|own| Point {
                 name: own.name().to_owned(),
                 slot: own.slot,
                 state: own.state(),
                 retained: own.backup.is_retained(),
+                busy: own.is_being_proven() || in_use == Some(own.name()),
             })
             .collect()
     }
@@ -128,9 +144,17 @@ pub(super) struct Plan {
     pub(super) turn: Turn,
     /// When the next success is overdue.
     pub(super) overdue: Option<DateTime<Utc>>,
+    /// What is to be proven further.
+    pub(super) drills: Drills,
 }
 
 impl Plan {
+    /// When the clock alone makes something due next.
+    pub(super) fn wake(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let moments = self.turn.next.into_iter().chain(self.drills.next);
+        moments.filter(|moment| *moment > now).min()
+    }
+
     fn stalled(stalled: Stalled) -> Self {
         Self {
             stalled: Some(stalled),
@@ -144,6 +168,7 @@ impl Plan {
                 next: None,
             },
             overdue: None,
+            drills: Drills::default(),
         }
     }
 }
@@ -155,6 +180,8 @@ pub(super) struct Around<'a> {
     pub(super) stores: &'a BTreeSet<String>,
     /// The names of all `EtcdBackup`s, the schedule's own and others.
     pub(super) names: &'a BTreeSet<String>,
+    /// The backup that an upgrade which has not ended accepted as its snapshot.
+    pub(super) in_use: Option<&'a str>,
 }
 
 /// What is to be done about `object` now, given its backups.
@@ -190,7 +217,7 @@ pub(super) fn plan(
     let may_begin = stalled.is_none() && !suspended && backups.active().is_none();
     let begin = turn.due.filter(|_| may_begin);
 
-    let points = backups.points();
+    let points = backups.points(around.in_use);
     let newest = backups.proven().map(|o| o.slot).rfind(|slot| *slot <= now);
     let before = object
         .status
@@ -205,6 +232,17 @@ pub(super) fn plan(
     } else {
         vec![]
     };
+    let mut drills = match drills(object, backups, &table, made, now) {
+        _ if suspended => Drills::default(),
+        Ok(drills) => drills,
+        Err(message) => {
+            let reason = "InvalidSpec";
+            return Plan::stalled(Stalled { reason, message });
+        }
+    };
+    if stalled.is_some() {
+        drills.begin = None;
+    }
     let next_slot = table.next(now).unwrap_or(now);
     let deadline = TimeDelta::seconds(object.spec.deadline_seconds.into());
     let overdue = schedule::overdue(&table, &timing, newest.unwrap_or(made), deadline);
@@ -219,6 +257,7 @@ pub(super) fn plan(
         overdue: overdue.filter(|_| !suspended),
         turn,
         stalled,
+        drills,
     }
 }
 

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use lockkeeper_crds::{self as crds, Tristate, condition, set_condition};
 
+use super::drill;
 use super::plan::{Backups, Own, Plan};
 use crate::operator::wanted::{chrono_time, kube_time};
 
@@ -39,6 +40,16 @@ pub(super) fn build(
         ),
         last_missed_time: newest(before.last_missed_time.clone(), plan.turn.missed.and_then(slot)),
         next_schedule_time: plan.turn.next.and_then(slot),
+        last_verified_time: newest(
+            before.last_verified_time.clone(),
+            drill::reached(backups, crds::Proof::Verified).and_then(slot),
+        ),
+        last_drilled_time: newest(
+            before.last_drilled_time.clone(),
+            drill::reached(backups, crds::Proof::Drilled).and_then(slot),
+        ),
+        last_drill_slot: drill::last_slot(object, backups, now).and_then(slot),
+        next_drill_time: plan.drills.next.and_then(slot),
         consecutive_failures: u32::try_from(failures).unwrap_or(u32::MAX),
         recovery_points: points(backups),
         prune_next: plan.prune_next.iter().take(NAMED).cloned().collect(),
@@ -164,6 +175,9 @@ fn ready(
             overdue.0
         );
         return (false, "Overdue", message);
+    }
+    if let Some((name, why)) = drill::unproven(backups) {
+        return (false, "NotProven", format!("{name} is not proven: {why}"));
     }
     if let Some(newest) = &status.recovery_points.newest {
         return (

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Resource as _;
-use lockkeeper_crds::{self as crds, EtcdBackupScheduleStatus};
+use lockkeeper_crds::{self as crds, EtcdBackupScheduleStatus, Proof};
 
 use super::plan::{Backups, Plan};
 use crate::operator::conductor::PassError;
@@ -34,6 +34,9 @@ impl Teller {
             Some(ScheduleFigures {
                 last_success: status.last_success_time.as_ref().map(second),
                 next: status.next_schedule_time.as_ref().map(second),
+                last_verified: status.last_verified_time.as_ref().map(second),
+                last_drilled: status.last_drilled_time.as_ref().map(second),
+                proof_overdue: plan.drills.overdue.map(|t| t.timestamp()),
                 overdue: plan.overdue.map(|t| t.timestamp()),
                 consecutive_failures: status.consecutive_failures.into(),
                 recovery_points: status.recovery_points.count.into(),
@@ -60,6 +63,13 @@ impl Teller {
         for (reason, note) in transitions(&before, next, backups) {
             self.events.publish(&object.object_ref(&()), reason, &note);
         }
+    }
+
+    /// A drill has begun.
+    pub(super) fn drilled(&self, object: &crds::EtcdBackupSchedule, name: &str, proof: crds::Proof) {
+        let note = format!("{name} is chosen for a drill: {proof}");
+        self.events
+            .publish(&object.object_ref(&()), Reason::BackupDrillStarted, &note);
     }
 
     /// Backups were let go.
@@ -106,6 +116,27 @@ fn transitions(
         let why = failed.and_then(|o| Some((o.name(), &o.backup.status.as_ref()?.message)));
         let note = why.map_or_else(|| next.message.clone(), |(name, why)| format!("{name}: {why}"));
         found.push((Reason::BackupFailed, note));
+    }
+    for (level, now, then) in [
+        (
+            Proof::Verified,
+            &next.last_verified_time,
+            &before.last_verified_time,
+        ),
+        (Proof::Drilled, &next.last_drilled_time, &before.last_drilled_time),
+    ] {
+        let newest = backups.proven_so_far(level).next_back();
+        if let Some(own) = newest.filter(|_| now > then) {
+            let said = own.backup.condition(level.name()).map(|c| c.message.as_str());
+            let note = format!("{}: {}", own.name(), said.unwrap_or_default());
+            found.push((Reason::BackupProven, note));
+        }
+    }
+    let ready = |s: &EtcdBackupScheduleStatus| s.conditions.iter().find(|c| c.type_ == "Ready").cloned();
+    if let Some(now) = ready(next).filter(|c| c.reason == "NotProven")
+        && ready(before).is_none_or(|then| then.message != now.message)
+    {
+        found.push((Reason::BackupNotProven, now.message));
     }
     if next.last_missed_time > before.last_missed_time {
         found.push((Reason::BackupMissed, next.message.clone()));

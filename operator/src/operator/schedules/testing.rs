@@ -63,6 +63,7 @@ pub(super) fn planned(object: &crds::EtcdBackupSchedule, all: &[crds::EtcdBackup
         namespace: "lockkeeper-system",
         stores: &BTreeSet::from(["default".to_owned()]),
         names: &all.iter().filter_map(|b| b.metadata.name.clone()).collect(),
+        in_use: None,
     };
     plan(object, &Backups::of("hourly", all), &around, at(now))
 }

@@ -19,6 +19,9 @@ pub(super) fn v(minor: u32) -> KubernetesVersion {
     KubernetesVersion { minor, patch: 0 }
 }
 
+/// A backup that no upgrade has taken.
+pub(super) const NIGHTLY: &str = "nightly";
+
 /// What may happen between two looks of the operator.
 #[derive(Clone, Debug)]
 pub(super) enum Event {
@@ -40,6 +43,10 @@ pub(super) enum Event {
     Pause(bool),
     /// The snapshot, if one is being taken, fails.
     BackupFails,
+    /// A backup that is no upgrade's comes to be there, or goes.
+    Nightly(bool),
+    /// Whether such a one would do.
+    Accept(bool),
     /// Nobody acts for longer than every deadline.
     LongPause,
 }
@@ -58,6 +65,8 @@ pub(super) fn event(nodes: usize) -> impl Strategy<Value = Event> {
         1 => prop_oneof![Just(SOURCE), Just(TARGET), Just(TARGET + 1)].prop_map(Event::SetVersion),
         1 => any::<bool>().prop_map(Event::Pause),
         1 => Just(Event::BackupFails),
+        1 => any::<bool>().prop_map(Event::Nightly),
+        1 => any::<bool>().prop_map(Event::Accept),
         1 => Just(Event::LongPause),
     ]
 }
@@ -113,6 +122,8 @@ pub(super) struct World {
     pub(super) memory_version: u64,
     pub(super) rollouts: u32,
     pub(super) backups: BTreeMap<String, Backup>,
+    /// Those that were seen proven at some moment, the deleted ones too.
+    pub(super) proven: BTreeSet<String>,
     pub(super) wanted: Wanted,
     pub(super) now: DateTime<Utc>,
     pub(super) gates: Count,
@@ -155,6 +166,7 @@ impl World {
             memory_version: 0,
             rollouts: 0,
             backups: BTreeMap::new(),
+            proven: BTreeSet::new(),
             wanted: wanted(),
             now: DateTime::from_timestamp(1_700_000_000, 0).unwrap(),
             gates: Count::default(),
@@ -223,6 +235,7 @@ impl World {
                 gates: self.gates.clone(),
                 node_gates,
                 backup: backup.unwrap_or(Backup::Absent),
+                acceptable: self.backups.contains_key(NIGHTLY).then(|| NIGHTLY.to_owned()),
                 kubeadm_config: Seen::Known(self.kubeadm_config),
                 warnings: vec![],
             },
@@ -343,7 +356,8 @@ impl World {
     pub(super) fn agent(&mut self, name: &NodeName) {
         let api_away = self.api_away();
         let (now, broken) = (self.now, self.broken.clone());
-        let snapshots = self.backups.values().any(|b| *b == Backup::Stored);
+        let snapshot = self.memory.as_ref().map(Rollout::backup_name);
+        let snapshot = snapshot.is_some_and(|name| self.proven.contains(&name));
         let node = self.nodes.get_mut(name).unwrap();
         let heard = if api_away { None } else { node.ticket.as_ref() };
         let live = node
@@ -379,7 +393,10 @@ impl World {
                     }
                     return self.report(name);
                 }
-                assert!(snapshots, "invariant 4: a change before a stored snapshot");
+                assert!(
+                    snapshot,
+                    "invariant 4: a change before the rollout's own snapshot was proven"
+                );
                 node.journal = Some(journal(ticket, node, TicketState::Applying, now));
                 self.changes += 1;
             }
@@ -466,12 +483,17 @@ impl World {
             }
             Event::SetVersion(minor) => self.wanted.version = v(*minor),
             Event::Pause(paused) => self.wanted.paused = *paused,
+            Event::Nightly(true) => drop(self.backups.insert(NIGHTLY.to_owned(), Backup::Stored)),
+            Event::Nightly(false) => drop(self.backups.remove(NIGHTLY)),
+            Event::Accept(accept) => self.wanted.backup_accepted = *accept,
             Event::BackupFails => self.end_backups(&Backup::Failed("cut".into())),
             Event::LongPause => self.now += TimeDelta::seconds(1000),
         }
         if !matches!(event, Event::BackupFails) {
             self.end_backups(&Backup::Stored);
         }
+        let stored = self.backups.iter().filter(|(_, b)| **b == Backup::Stored);
+        self.proven.extend(stored.map(|(name, _)| name.clone()));
         self.check();
     }
 
@@ -540,6 +562,10 @@ impl World {
             self.happen(&Event::Voice(i));
         }
         self.wanted.paused = false;
+        if self.memory.as_ref().is_some_and(|m| m.accepted.is_some()) {
+            // Deleted on the way, it holds an upgrade up until a person decides; here they bring it back.
+            self.happen(&Event::Nightly(true));
+        }
         let mut quiet = 0;
         for _ in 0..400 {
             for i in 0..self.nodes.len() {
@@ -572,6 +598,10 @@ pub(super) fn check_issue(sight: &Sight, node: &NodeName) {
         Some(node),
         "only the reserved ticket is issued"
     );
+    if memory.in_hand.as_ref().is_some_and(|t| t.forward) {
+        let proven = sight.cluster.backup == Backup::Stored;
+        assert!(proven, "invariant 4: a step forward without a proven snapshot");
+    }
     for (name, seen) in &sight.cluster.nodes {
         assert_eq!(
             seen.stale, None,
@@ -610,6 +640,7 @@ pub(super) fn wanted() -> Wanted {
         retry: 0,
         backup_required: true,
         backup_possible: true,
+        backup_accepted: false,
         rollback_automatic: true,
         gate_passes: 1,
         gate_failures: 5,
