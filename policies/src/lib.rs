@@ -17,6 +17,7 @@
 //! | [`schedule`] | when a scheduled backup is due |
 //! | [`retention`] | which backups of a schedule are kept |
 //! | [`mod@accept`] | which backup may stand for an upgrade's own snapshot |
+//! | [`restore`] | how the nodes restore etcd together, with no API |
 
 pub mod accept;
 pub mod facts;
@@ -25,6 +26,7 @@ pub mod plan;
 pub mod preflight;
 pub mod quorum;
 pub mod report;
+pub mod restore;
 pub mod retention;
 pub mod schedule;
 pub mod skew;

@@ -10,6 +10,7 @@
 
 mod error;
 mod host;
+mod register;
 mod snapshot;
 
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ use lockkeeper_crds::{self as crds, EtcdStatus, Tristate};
 use crate::store::KeyHash;
 
 pub use error::EtcdError;
+pub(crate) use register::{KeySeen, Reading, Signature};
 pub use snapshot::{Origin, Snapshot, SnapshotError, TrailerCheck};
 
 use error::explain;
@@ -440,6 +442,7 @@ async fn members(client: &Client) -> Result<Vec<crds::EtcdMember>, EtcdError> {
             id: format!("{:x}", member.id()),
             name: member.name().to_owned(),
             learner: member.is_learner(),
+            peer_urls: member.peer_urls().to_vec(),
         })
         .collect();
     // etcd's order may change from answer to answer, and a changed status is written.

@@ -16,6 +16,7 @@
 //! | `desk` | one preflight at a time |
 //! | `chore` | a program of an image that is on this node, as a static pod |
 //! | `proof` | whether a backup can be restored: restores it, boots an etcd and an API server on it |
+//! | `restore` | the engine of a restore of etcd, for agent and guard |
 //! | `report` | the object: watch it, tell it |
 //! | [`serve`] | the process around it: its port, its client |
 //! | [`etcd`], [`backup`] | the local etcd member, and snapshots of it |
@@ -43,6 +44,7 @@ mod proof;
 mod rehearsal;
 mod rehearse;
 mod report;
+mod restore;
 mod serve;
 mod ticket;
 mod time;
@@ -65,6 +67,7 @@ use hand::Hand;
 use host::Host;
 use proof::Prover;
 use report::Known;
+use restore::Restorer;
 
 pub use guard::guard;
 pub use proof::ProofConfig;
@@ -227,8 +230,16 @@ pub async fn run(
         node,
         etcd: member,
     };
+    let restorer = Restorer::open(restore::Tools {
+        host: host.clone(),
+        cri: cri.clone(),
+        member: bench.etcd.clone(),
+        guard: guard.clone(),
+        fetch: Some(restore::by_api(bench.client.clone(), bench.namespace.clone())),
+        node: bench.node.clone(),
+    });
     let hand = Hand::open(host, cri, guard);
-    let mut work = work::Work::new(hand, bench, known.subscribe(), status, etcd_seen, busy);
+    let mut work = work::Work::new(hand, restorer, bench, known.subscribe(), status, etcd_seen, busy);
     let ended = tokio::select! {
         () = work.run(&shutdown) => None,
         ended = tasks.join_next() => Some(ended),

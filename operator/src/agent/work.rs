@@ -20,6 +20,7 @@ use super::observe::Observation;
 use super::preflight::Bench;
 use super::rehearse;
 use super::report::Known;
+use super::restore::{Restorer, Told};
 use super::time::to_api;
 
 /// Between looks while a ticket is live: readiness is on the critical path of every upgrade.
@@ -38,6 +39,7 @@ const ETCD: Duration = Duration::from_secs(12);
 /// Everything the loop holds.
 pub(crate) struct Work {
     hand: Hand,
+    restorer: Restorer,
     desk: Desk,
     known: watch::Receiver<Known>,
     status: watch::Sender<Option<ControlPlaneNodeStatus>>,
@@ -51,6 +53,7 @@ pub(crate) struct Work {
 impl Work {
     pub(crate) fn new(
         hand: Hand,
+        restorer: Restorer,
         bench: Bench,
         known: watch::Receiver<Known>,
         status: watch::Sender<Option<ControlPlaneNodeStatus>>,
@@ -63,6 +66,7 @@ impl Work {
             desk,
             hand,
             busy,
+            restorer,
             known,
             status,
             etcd,
@@ -78,17 +82,21 @@ impl Work {
         }
         while !shutdown.is_cancelled() {
             let known = self.known.borrow_and_update().clone();
+            let restored = self.restore(&known).await;
             let wanted = self.hand.images(known.spec.ticket.as_ref());
             // Told before it is acted upon: what else burdens the node makes way.
-            self.tell_busy(!wanted.is_empty());
-            let live = self.hand.executor.journal().live().is_some();
+            self.tell_busy(!wanted.is_empty() || self.restorer.is_busy());
+            let live = self.hand.executor.journal().live().is_some() || self.restorer.is_going();
             let close = live || known.spec.attentive || !wanted.is_empty();
             let observation = self.hand.observer.observe(&wanted, close).await;
+            let going = self.restorer.is_going();
             let acted = self.hand.act(observation.seen.clone(), || {
-                self.known.borrow().spec.ticket.clone()
-            });
+                // No ticket is taken up beside a restore.
+                let known = self.known.borrow();
+                known.spec.ticket.clone().filter(|_| !going)
+            }) || restored;
             self.hand.see_out(&observation.seen).await;
-            let live = self.hand.executor.journal().live().is_some();
+            let live = self.hand.executor.journal().live().is_some() || self.restorer.is_busy();
             let busy = live || !self.hand.images(known.spec.ticket.as_ref()).is_empty();
             self.tell_busy(busy);
             if known.synced {
@@ -125,6 +133,20 @@ impl Work {
 
     pub(crate) async fn close(&mut self) {
         self.desk.close().await;
+        self.restorer.close().await;
+    }
+
+    /// One thing for a restore. True when something was done.
+    async fn restore(&mut self, known: &Known) -> bool {
+        let told = if known.synced {
+            Told::Order(known.spec.restore.as_ref())
+        } else {
+            Told::Nothing
+        };
+        let free = self.hand.executor.journal().live().is_none();
+        let acted = self.restorer.step(told, free, false).await;
+        self.hand.executor.mind_restore(self.restorer.is_going());
+        acted
     }
 
     fn publish(&mut self, observation: Observation, known: &Known) {
@@ -162,6 +184,7 @@ impl Work {
                 .collect(),
             preflight: self.preflight.borrow_and_update().clone(),
             ticket: self.hand.executor.status(),
+            restore: self.restorer.progress(),
             conditions: self.conditions.clone(),
         };
         self.status.send_replace(Some(status));
@@ -170,6 +193,9 @@ impl Work {
     fn readiness(&self, observation: &Observation) -> (&'static str, Tristate, String) {
         if let JournalState::Broken(why) = self.hand.executor.journal() {
             return ("JournalBroken", Tristate::False, why.clone());
+        }
+        if let Some(why) = self.restorer.trouble() {
+            return ("JournalBroken", Tristate::False, why.to_owned());
         }
         if let Some(why) = &observation.runtime_problem {
             return ("RuntimeUnreachable", Tristate::False, why.clone());

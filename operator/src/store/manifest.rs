@@ -53,6 +53,17 @@ impl BackupKey {
         }
     }
 
+    /// From a path in the store: the backup's directory, or an object in it.
+    ///
+    /// # Errors
+    /// When it is no path of a store.
+    pub fn parse(path: &str) -> Result<Self, object_store::path::Error> {
+        let path = path.trim_matches('/');
+        let (directory, file) = path.rsplit_once('/').unwrap_or(("", path));
+        let is_object = file == MANIFEST || names().any(|name| name == file);
+        Ok(Self::at(Path::parse(if is_object { directory } else { path })?))
+    }
+
     /// The directory's own name, without the store's prefix: `<name>-<first 8 of the UID>`.
     #[must_use]
     pub fn name(&self) -> &str {
