@@ -11,12 +11,13 @@
 //! | `hand` | look, decide, act: what agent and guard share |
 //! | [`guard`] | undoes when the kubelet cannot start the agent |
 //! | `observe`, `cri`, `processes`, `probe`, `logs`, `certificates`, `directory` | what the host shows |
-//! | `manifest`, `host` | one manifest, and how it is changed to the byte |
+//! | `manifest`, `flags`, `host` | one manifest, and how it is changed to the byte |
 //! | `preflight`, `rehearsal`, `rehearse` | checks before anything is changed |
 //! | `desk` | one preflight at a time |
 //! | `report` | the object: watch it, tell it |
 //! | [`serve`] | the process around it: its port, its client |
 //! | [`etcd`], [`backup`] | the local etcd member, and snapshots of it |
+//! | `rescue` | the same hands without any API: `lockkeeper rescue` |
 
 pub mod backup;
 pub mod etcd;
@@ -26,6 +27,7 @@ mod cri;
 mod desk;
 mod directory;
 mod executor;
+mod flags;
 mod guard;
 mod hand;
 mod host;
@@ -39,6 +41,7 @@ mod processes;
 mod rehearsal;
 mod rehearse;
 mod report;
+pub(crate) mod rescue;
 mod serve;
 mod ticket;
 mod time;
@@ -53,14 +56,15 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use cri::{Cri, CriError};
+use cri::CriError;
 use etcd::EtcdMember;
 use guard::{Claim, Guard};
 use hand::Hand;
-use host::Host;
 use report::Known;
 
+pub(crate) use cri::Cri;
 pub use guard::guard;
+pub(crate) use host::Host;
 pub use serve::{ServeError, serve};
 
 /// Snapshots in hand take their parts out of the store within this; the chart gives the pod more.
@@ -175,8 +179,9 @@ pub async fn run(
     }
     {
         let (member, known, shutdown) = (member.clone(), known.subscribe(), shutdown.clone());
+        let host = host.clone();
         tasks.spawn(async move {
-            work::watch_etcd(&member, known, etcd, shutdown).await;
+            work::watch_etcd(&host, &member, known, etcd, shutdown).await;
             "etcd"
         });
     }
@@ -198,7 +203,7 @@ pub async fn run(
         etcd: member,
     };
     let hand = Hand::open(host, cri, guard);
-    let mut work = work::Work::new(hand, bench, known.subscribe(), status, etcd_seen);
+    let mut work = work::Work::new(hand, claim, bench, known.subscribe(), status, etcd_seen);
     let ended = tokio::select! {
         () = work.run(&shutdown) => None,
         ended = tasks.join_next() => Some(ended),
@@ -206,7 +211,7 @@ pub async fn run(
     // Whoever looks for a stale rehearsal later finds none.
     work.close().await;
     // Snapshots may take a while to end; whoever comes next need not wait for them to act.
-    drop(claim);
+    drop(work);
     if shutdown.is_cancelled() {
         // Each heeds the shutdown; a snapshot in hand takes its parts out of the store first.
         let all = async { while tasks.join_next().await.is_some() {} };

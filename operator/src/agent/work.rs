@@ -14,12 +14,15 @@ use tokio_util::sync::CancellationToken;
 use super::certificates::{self, Certificates};
 use super::desk::Desk;
 use super::etcd::EtcdMember;
+use super::guard::Claim;
 use super::hand::Hand;
+use super::host::Host;
 use super::journal::JournalState;
 use super::observe::Observation;
 use super::preflight::Bench;
 use super::rehearse;
 use super::report::Known;
+use super::rescue;
 use super::time::to_api;
 
 /// Between looks while a ticket is live: readiness is on the critical path of every upgrade.
@@ -38,6 +41,8 @@ const ETCD: Duration = Duration::from_secs(12);
 /// Everything the loop holds.
 pub(crate) struct Work {
     hand: Hand,
+    /// Without it nothing is done; let go of while a person's rescue is in hand on this node.
+    claim: Option<Claim>,
     desk: Desk,
     known: watch::Receiver<Known>,
     status: watch::Sender<Option<ControlPlaneNodeStatus>>,
@@ -50,6 +55,7 @@ pub(crate) struct Work {
 impl Work {
     pub(crate) fn new(
         hand: Hand,
+        claim: Claim,
         bench: Bench,
         known: watch::Receiver<Known>,
         status: watch::Sender<Option<ControlPlaneNodeStatus>>,
@@ -60,6 +66,7 @@ impl Work {
             preflight: desk.reports(),
             desk,
             hand,
+            claim: Some(claim),
             known,
             status,
             etcd,
@@ -79,12 +86,16 @@ impl Work {
             let live = self.hand.executor.journal().live().is_some();
             let close = live || known.spec.attentive || !wanted.is_empty();
             let observation = self.hand.observer.observe(&wanted, close).await;
-            let acted = self.hand.act(observation.seen.clone(), || {
-                self.known.borrow().spec.ticket.clone()
-            });
-            self.hand.see_out(&observation.seen).await;
+            let may_act = self.may_act();
+            let acted = may_act
+                && self.hand.act(observation.seen.clone(), || {
+                    self.known.borrow().spec.ticket.clone()
+                });
+            if may_act {
+                self.hand.see_out(&observation.seen).await;
+            }
             let live = self.hand.executor.journal().live().is_some();
-            let busy = live || !self.hand.images(known.spec.ticket.as_ref()).is_empty();
+            let busy = live || !may_act || !self.hand.images(known.spec.ticket.as_ref()).is_empty();
             if known.synced {
                 self.desk
                     .attend(known.spec.preflight.as_ref(), known.preflight.as_ref(), busy);
@@ -108,6 +119,28 @@ impl Work {
                 () = shutdown.cancelled() => {}
             }
         }
+    }
+
+    /// True while this process has the claim and no rescue is in hand; lets go of the claim for one.
+    fn may_act(&mut self) -> bool {
+        if rescue::in_hand(&self.hand.host).is_some() {
+            if self.claim.take().is_some() {
+                tracing::warn!("a rescue is in hand on this node: nothing is done until it has ended");
+            }
+            return false;
+        }
+        if self.claim.is_none() {
+            match Claim::take(&self.hand.host) {
+                Ok(claim) => self.claim = claim,
+                Err(error) => tracing::error!(%error, "the claim cannot be taken"),
+            }
+            if self.claim.is_some() {
+                // The guard may have written since, and the rescue has changed what runs.
+                self.hand.executor.reload();
+                tracing::info!("no rescue is in hand any more");
+            }
+        }
+        self.claim.is_some()
     }
 
     pub(crate) async fn close(&mut self) {
@@ -155,6 +188,10 @@ impl Work {
     }
 
     fn readiness(&self, observation: &Observation) -> (&'static str, Tristate, String) {
+        if self.claim.is_none() {
+            let why = "`lockkeeper rescue` is in hand on this node, and nothing else is done there until it has ended: `lockkeeper rescue journal` on the node shows where it stands.";
+            return ("RescueInHand", Tristate::False, why.to_owned());
+        }
         if let JournalState::Broken(why) = self.hand.executor.journal() {
             return ("JournalBroken", Tristate::False, why.clone());
         }
@@ -174,6 +211,7 @@ impl Work {
 
 /// Looks at the local etcd member in its own time: a slow member must not hold up a way back.
 pub(crate) async fn watch_etcd(
+    host: &Host,
     member: &EtcdMember,
     known: watch::Receiver<Known>,
     tell: watch::Sender<Option<EtcdStatus>>,
@@ -181,6 +219,11 @@ pub(crate) async fn watch_etcd(
 ) {
     loop {
         let seen = match timeout(ETCD, member.observe()).await {
+            // Without a manifest there is no member; in a rescue it is away for a while.
+            Ok(None) if rescue::in_hand(host).is_some() => Some(EtcdStatus {
+                message: "a rescue is in hand on this node".to_owned(),
+                ..EtcdStatus::default()
+            }),
             Ok(seen) => seen,
             Err(_) => Some(EtcdStatus {
                 message: format!("the member did not answer within {} s", ETCD.as_secs()),
