@@ -11,6 +11,7 @@
 mod error;
 mod host;
 pub(crate) mod members;
+pub(crate) mod peers;
 mod snapshot;
 pub(crate) mod wal;
 

@@ -96,7 +96,11 @@ fn member(out: &mut String, etcd: &Survey) {
                 }
             ),
         ),
-        None => line(out, "  running", "it does not answer"),
+        None => line(
+            out,
+            "  running",
+            "it answers no client (after a start it does so only with a quorum)",
+        ),
     }
     let quorum = if etcd.quorum {
         "yes: a linearizable read succeeds".to_owned()

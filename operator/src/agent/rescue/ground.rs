@@ -121,7 +121,7 @@ impl Ground for Node {
             && let Some(ended) = newest.filter(|c| c.state == EXITED)
             && let Ok(Some(status)) = self.cri.container(&ended.id).await
         {
-            last_words = logs::reason(&self.host.reach(Path::new(&status.log_path)));
+            last_words = plain(&logs::reason(&self.host.reach(Path::new(&status.log_path))));
         }
         Ok(Containers {
             running,
@@ -230,6 +230,16 @@ fn is_forcing(word: &str) -> bool {
             .is_some_and(|value| !matches!(value, "false" | "0" | "f" | "F" | "FALSE" | "False"))
 }
 
+/// The error in a line of etcd's log, which is JSON and may be cut off at its end.
+fn plain(line: &str) -> String {
+    let field = |name: &str| {
+        let (_, rest) = line.split_once(&format!("\"{name}\":\""))?;
+        Some(rest.split_once("\",\"").map_or(rest, |(value, _)| value))
+    };
+    let text = field("error").or_else(|| field("msg")).unwrap_or(line);
+    text.trim_end_matches(['"', '}']).chars().take(200).collect()
+}
+
 /// The command line of a container's process: the kernel's word, whatever the manifest says by now.
 fn command_line(host: &Host, container: &str, program: &str) -> Option<Vec<String>> {
     let proc = host.reach(Path::new("/proc"));
@@ -287,6 +297,17 @@ mod tests {
         assert!(is_forcing("--force-new-cluster=true"));
         assert!(!is_forcing("--force-new-cluster=false"));
         assert!(!is_forcing("--force-new-cluster-x"));
+    }
+
+    #[test]
+    fn what_etcd_said_is_its_error_and_not_its_json() {
+        let line = r#"{"level":"fatal","msg":"discovery failed","error":"member count is unequal","stacktrace":"x"}"#;
+        assert_eq!(plain(line), "member count is unequal");
+        assert_eq!(
+            plain(r#"{"level":"warn","msg":"waiting for Read"#),
+            "waiting for Read"
+        );
+        assert_eq!(plain("panic"), "panic");
     }
 
     #[test]

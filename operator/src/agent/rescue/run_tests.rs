@@ -1,6 +1,7 @@
 //! The real runner on a real directory; kubelet, etcd and survivor are played, and the power is cut between any two
 //! steps of any write. The played kubelet has the real one's two ways: one that has heard of an API follows its
-//! directory; one that has not since it started takes no pod away and changes a pod only under its own UID.
+//! directory; one that has not since it started takes no pod away and starts one only under the UID that it knows.
+//! Neither restarts a container for a flag while the pod's UID stays.
 
 use super::*;
 use crate::agent::etcd::members::Listed;
@@ -128,7 +129,7 @@ impl World {
             let pod = pod_of(&bytes);
             let kept = inner.last_pods.get(&part).cloned();
             let may = self.synced || kept.is_none_or(|kept| kept == pod);
-            if may && running.is_none_or(|process| process.bytes != bytes) {
+            if may && running.is_none_or(|process| process.pod != pod) {
                 inner.started += 1;
                 let process = Process {
                     id: format!("c{}", inner.started),

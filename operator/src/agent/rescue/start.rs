@@ -285,6 +285,15 @@ fn recovery(host: &Host, asked: &Begin, seen: &Survey, manifest: &EtcdManifest) 
             seen.members.len()
         ));
     }
+    if let Some(other) = seen.peers.iter().find(|peer| peer.quorum) {
+        return refused(format!(
+            "{} ({}) has a quorum without this node: bring this node back instead, `lockkeeper rescue rejoin --confirm {} --via {}`",
+            other.name,
+            other.peer_url,
+            seen.cluster,
+            super::host_of(&other.peer_url)
+        ));
+    }
     version_is_safe(seen.version.as_deref())?;
     if let Some(alive) = seen.peers.iter().find(|peer| peer.alive) {
         return refused(format!(
@@ -305,7 +314,7 @@ fn recovery(host: &Host, asked: &Begin, seen: &Survey, manifest: &EtcdManifest) 
     }
     let mut entry = blank(asked, manifest);
     let data = host.reach(&entry.data);
-    if !data::is_there(&data) {
+    if !data::is_there(&data) || seen.log.is_none() {
         return refused(format!(
             "there are no data of a member in {}: run this on a node that has some. {}",
             data.display(),

@@ -29,6 +29,9 @@ const QUIET: TimeDelta = TimeDelta::seconds(4);
 /// keeps another pod.
 const UNNOTICED: TimeDelta = TimeDelta::seconds(60);
 
+/// What the kubelet means to replace it ends within this.
+const STAYS: TimeDelta = TimeDelta::seconds(15);
+
 /// A component starts within seconds, on a slow kubelet a minute; an etcd of 8 GiB reads its data for another two.
 const START: TimeDelta = TimeDelta::minutes(6);
 
@@ -265,11 +268,12 @@ impl Context<'_> {
             Some(_) => {}
         }
         let forced = age == Age::New && self.entry.kind == Kind::RecoverQuorum;
-        let noticed = there.running.as_ref().is_some_and(|running| {
-            running.created_at >= self.entry.since && running.forced.is_none_or(|f| f == forced)
-        });
-        if noticed {
-            return None;
+        if let Some(running) = &there.running {
+            let meant = running.created_at >= self.entry.since && running.forced.is_none_or(|f| f == forced);
+            // The kubelet restarts no container for a flag when the pod's UID is the same: it hashes name and
+            // image only (`pickFieldsToHash` in pkg/kubelet/container/helpers.go). Ended, it starts as it now is.
+            let stays = self.now - running.created_at.max(self.entry.since) >= STAYS;
+            return (!meant && stays).then(|| Act::End(running.id.clone()));
         }
         let bridged = self.entry.bridge(hash);
         if self.late(UNNOTICED)
@@ -281,14 +285,20 @@ impl Context<'_> {
         None
     }
 
+    /// The last words of an etcd that was started in this step.
+    fn said(&self) -> &str {
+        let etcd = &self.seen.etcd;
+        let of_this_step = etcd.last_made.is_some_and(|made| made >= self.entry.since);
+        if of_this_step { &etcd.last_words } else { "" }
+    }
+
     /// The local member runs so, agrees with itself, and is alone.
     fn alone(&self, forced: bool) -> Result<(), String> {
         let Some(running) = &self.seen.etcd.running else {
-            let said = match self.seen.etcd.last_words.as_str() {
-                "" => "is the kubelet running?".to_owned(),
-                words => format!("its last process said: {words}"),
-            };
-            return Err(format!("etcd does not run yet ({said})"));
+            return Err(match self.said() {
+                "" => "etcd does not run yet: is the kubelet running?".to_owned(),
+                words => format!("etcd does not run yet; its last process said: {words}"),
+            });
         };
         if running.created_at < self.entry.since || running.forced.is_some_and(|f| f != forced) {
             return Err("etcd still runs as before".to_owned());
@@ -413,9 +423,9 @@ impl Context<'_> {
         if self.seen.etcd.running.is_some() && !mine.name.is_empty() {
             return self.go(Step::Promoting);
         }
-        let said = match self.seen.etcd.last_words.as_str() {
+        let said = match self.said() {
             "" => String::new(),
-            words => format!(" (its last process said: {words})"),
+            words => format!("; its last process said: {words}"),
         };
         self.patiently(format!("etcd has not joined yet{said}"), START)
     }

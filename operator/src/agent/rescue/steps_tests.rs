@@ -165,9 +165,10 @@ fn forced_and_alone_goes_on_and_anything_else_is_waited_for_and_then_put_back() 
     assert!(matches!(look(&up, 3), Act::Wait(_)));
     up.local = Ok(vec![member(1, "cp1", false)]);
     assert!(matches!(look(&up, 3), Act::Go(Step::Unforcing, _)));
-    // The process that runs was started without the flag.
+    // The process that runs was started without the flag, and the kubelet restarts none for a flag alone.
     up.etcd = on("new", 2, false);
     assert!(matches!(look(&up, 3), Act::Wait(_)));
+    assert_eq!(look(&up, 17), Act::End("container".into()));
 }
 
 #[test]

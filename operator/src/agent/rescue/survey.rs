@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::super::etcd::EtcdMember;
 use super::super::etcd::members::{Listed, Standing};
+use super::super::etcd::peers::{self, PeerFiles};
 use super::super::etcd::wal::{self, LogEnd};
 use super::super::flags::EtcdPod;
 use super::super::host::{Host, read_limited};
@@ -75,6 +76,8 @@ pub(crate) struct Peer {
     pub(crate) peer_url: String,
     /// It takes connections.
     pub(crate) alive: bool,
+    /// It agrees with a quorum.
+    pub(crate) quorum: bool,
     /// Why it does not.
     pub(crate) problem: String,
 }
@@ -123,12 +126,18 @@ pub(crate) async fn survey(host: &Host) -> Result<Survey, String> {
         problem = format!("the log in {} cannot be read: {error}", here.display());
         None
     });
-    let members = members.unwrap_or_default();
     let own = own_peer_url(pod);
+    let members = match members {
+        Ok(members) => members,
+        Err(_) => peers::members(&own, peer_files(host, pod).as_ref())
+            .await
+            .unwrap_or_default(),
+    };
+    let others = knock_all(host, &manifest, others(pod, &members, &own)).await;
     Ok(Survey {
         cluster: cluster_name(host),
         member: pod.name().to_owned(),
-        peers: knock_all(others(pod, &members, &own)).await,
+        peers: others,
         peer_url: own,
         version: standing
             .as_ref()
@@ -178,17 +187,35 @@ pub(crate) fn initial_cluster(pod: &EtcdPod) -> Vec<(String, String)> {
         .collect()
 }
 
-async fn knock_all(peers: Vec<(String, String)>) -> Vec<Peer> {
+async fn knock_all(host: &Host, manifest: &EtcdManifest, peers: Vec<(String, String)>) -> Vec<Peer> {
     let knocks = peers.into_iter().map(|(name, peer_url)| async move {
         let answer = knock(&peer_url).await;
+        let quorum = match client_url(&manifest.pod, &peer_url) {
+            Some(url) if answer.is_ok() => {
+                let member = EtcdMember::by_copy(host.root(), &manifest.path, Some(&url));
+                member.agrees().await.is_ok()
+            }
+            _ => false,
+        };
         Peer {
             name,
             peer_url,
             alive: answer.is_ok(),
+            quorum,
             problem: answer.err().unwrap_or_default(),
         }
     });
     futures::future::join_all(knocks).await
+}
+
+/// The files with which a member asks its peers; none without TLS.
+fn peer_files(host: &Host, pod: &EtcdPod) -> Option<PeerFiles> {
+    let file = |name: &str| pod.flag(name).map(|path| host.reach(std::path::Path::new(path)));
+    Some(PeerFiles {
+        ca: file("peer-trusted-ca-file")?,
+        certificate: file("peer-cert-file")?,
+        key: file("peer-key-file")?,
+    })
 }
 
 /// The client URL of a member at a peer URL: the same host, this node's own client port.

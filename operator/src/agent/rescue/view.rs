@@ -63,7 +63,11 @@ pub(crate) async fn of(host: &Host) -> View {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => "absent".to_owned(),
                 Err(error) => error.to_string(),
             },
-            file: path.display().to_string(),
+            file: path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
         })
         .collect();
     manifests.sort_by(|a, b| a.file.cmp(&b.file));
@@ -187,13 +191,21 @@ fn next(entry: Option<&Entry>, etcd: &Result<Survey, String>) -> String {
     if etcd.quorum {
         return "nothing: etcd has its quorum".to_owned();
     }
+    if let Some(survivor) = etcd.peers.iter().find(|peer| peer.quorum) {
+        return format!(
+            "{} has a quorum without this node: lockkeeper rescue rejoin --confirm {} --via {}",
+            survivor.name,
+            etcd.cluster,
+            super::host_of(&survivor.peer_url)
+        );
+    }
     let alive: Vec<&str> = etcd
         .peers
         .iter()
         .filter(|p| p.alive)
         .map(|p| p.name.as_str())
         .collect();
-    if etcd.data_bytes.is_none() {
+    if etcd.log.is_none() {
         return format!(
             "no data are left here: lockkeeper rescue fence --confirm {0}, and when the survivor has its quorum lockkeeper rescue rejoin --confirm {0}",
             etcd.cluster
