@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::{self, AgentConfig};
 use crate::operator::{self, OperatorConfig};
+use crate::rescue::{self, RescueArgs};
 use crate::telemetry::LogFormat;
 use crate::view::{self, StatusArgs};
 
@@ -22,6 +23,8 @@ Examples:
   In the cluster, as the chart runs them:
     lockkeeper operator
     lockkeeper agent
+  On a control-plane node when there is no API server left:
+    lockkeeper rescue journal
   The operator from a desk, against the cluster of a kubeconfig:
     lockkeeper operator --kubeconfig ~/.kube/config --namespace lockkeeper-system --identity my-desk
 
@@ -63,6 +66,8 @@ Examples:
   By hand on a node, after the agent's DaemonSet is gone in the middle of a step:
     lockkeeper guard --node-name cp-1")]
     Guard(AgentConfig),
+    /// A control plane without any API server: from a shell on its nodes, as root.
+    Rescue(RescueArgs),
     /// Shows where an upgrade stands.
     Status(StatusArgs),
     /// Prints the version.
@@ -136,6 +141,7 @@ impl Cli {
                 agent::serve(args.config, args.metrics_address, shutdown).await?;
             }
             Command::Guard(config) => agent::guard(config, shutdown).await?,
+            Command::Rescue(args) => return Ok(rescue::run(args, shutdown).await?),
             Command::Status(args) => return Ok(view::run(args, shutdown).await?),
             Command::Version => {
                 use std::io::Write as _;

@@ -5,6 +5,7 @@
 //! | [`operator`] | observes the cluster, asks the planner, writes intent | the API |
 //! | [`agent`] | makes its own node match the intent | this host, its etcd member, its own object |
 //! | [`store`] | backups in an object store | the object store |
+//! | [`rescue`] | the same hands from a shell, with no API | this host, its etcd members, the object store |
 //! | [`api`] | a Kubernetes client that outlives any one API server | API servers |
 //! | [`view`] | an upgrade on the screen | the API, reading only |
 //! | [`telemetry`] | logs, metrics, health endpoints, events | its own port |
@@ -13,6 +14,7 @@ pub mod agent;
 pub mod api;
 pub mod cli;
 pub mod operator;
+pub mod rescue;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;

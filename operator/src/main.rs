@@ -1,4 +1,4 @@
-//! `lockkeeper operator`, `lockkeeper agent`, `lockkeeper status`, `lockkeeper version`.
+//! `lockkeeper operator`, `lockkeeper agent`, `lockkeeper rescue`, `lockkeeper status`, `lockkeeper version`.
 
 use std::process::ExitCode;
 use std::time::Duration;

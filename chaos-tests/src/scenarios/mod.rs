@@ -9,6 +9,7 @@ mod lab_smoke;
 mod operator_killed;
 mod power_cut;
 mod quorum_at_risk;
+mod quorum_lost;
 mod rollback_ha;
 mod rollback_late;
 mod schedule_faults;
@@ -77,6 +78,7 @@ pub const ALL: &[Scenario] = &[
     operator_killed::SCENARIO,
     agent_killed::SCENARIO,
     power_cut::SCENARIO,
+    quorum_lost::SCENARIO,
 ];
 
 /// Three nodes that have the target's images too.

@@ -298,16 +298,21 @@ impl Cri {
 
     /// Kills a container that has been told to end before. One that is gone is none to complain about.
     pub(crate) async fn kill(&self, id: &str) -> Result<(), CriError> {
+        self.end(id, 0).await
+    }
+
+    /// Tells a container to end, and kills it after so many seconds.
+    pub(crate) async fn end(&self, id: &str, seconds: u8) -> Result<(), CriError> {
         let request = StopContainerRequest {
             container_id: id.to_owned(),
-            timeout: 0,
+            timeout: i64::from(seconds),
         };
         let _: StopContainerResponse = self
             .call(
                 "StopContainer",
                 "/runtime.v1.RuntimeService/StopContainer",
                 request,
-                DEADLINE,
+                DEADLINE + Duration::from_secs(seconds.into()),
             )
             .await?;
         Ok(())

@@ -10,8 +10,11 @@
 
 mod error;
 mod host;
+pub(crate) mod members;
+pub(crate) mod peers;
 mod register;
 mod snapshot;
+pub(crate) mod wal;
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -68,6 +71,7 @@ const HEALTH_KEY: &str = "health";
 /// * Changes of the manifest and of the certificates are followed at the next call.
 pub struct EtcdMember {
     root: PathBuf,
+    manifest: PathBuf,
     address: Option<String>,
     cached: Mutex<Cached>,
 }
@@ -103,6 +107,7 @@ impl EtcdMember {
     pub fn from_host(root: &Path, address: Option<&str>) -> Self {
         Self {
             root: root.to_owned(),
+            manifest: host::manifest_path(root),
             address: address.map(str::to_owned),
             cached: Mutex::default(),
         }
@@ -112,6 +117,14 @@ impl EtcdMember {
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// The same by a copy of the manifest: while the manifest itself is off.
+    pub(crate) fn by_copy(root: &Path, manifest: &Path, address: Option<&str>) -> Self {
+        Self {
+            manifest: manifest.to_owned(),
+            ..Self::from_host(root, address)
+        }
     }
 
     /// Asks the member how it and its cluster are. None when there is no etcd manifest on this node: the
@@ -280,7 +293,7 @@ impl EtcdMember {
 
     /// Where and with what to ask, from the manifest as it is now.
     async fn target(&self) -> Result<(Target, Vec<PathBuf>), EtcdError> {
-        let path = host::manifest_path(&self.root);
+        let path = self.manifest.clone();
         let stamp = file(&path, Stamp::of(&path))
             .await?
             .ok_or_else(|| EtcdError::NoMember { path: path.clone() })?;

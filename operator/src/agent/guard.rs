@@ -26,6 +26,7 @@ use super::etcd::EtcdMember;
 use super::hand::Hand;
 use super::host::{self, Host, read_limited};
 use super::journal::JournalState;
+use super::rescue;
 use super::restore::{Restorer, Told, Tools};
 use super::time::from_nanos;
 use super::{AgentConfig, Error};
@@ -231,6 +232,8 @@ pub async fn guard(config: AgentConfig, shutdown: CancellationToken) -> Result<(
     while !shutdown.is_cancelled() {
         let mut acted = false;
         match Claim::take(&host) {
+            // A person has the node in hand.
+            Ok(Some(_)) if rescue::in_hand(&host).is_some() => {}
             Ok(Some(_claim)) => {
                 // The agent may have written since.
                 hand.executor.reload();

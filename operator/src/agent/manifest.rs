@@ -45,6 +45,10 @@ pub(crate) enum ManifestError {
         "{file}: the image of container {container} stands in no `image:` line of its own: write the container in block style, one field a line, without anchors"
     )]
     Line { file: String, container: String },
+    #[error(
+        "{file}: the flag --{flag} of container etcd stands in no line `- --{flag}=VALUE` of its own: write the command in block style, one flag a line, each flag once"
+    )]
+    Flag { file: String, flag: String },
 }
 
 /// A parsed manifest.

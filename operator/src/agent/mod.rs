@@ -11,7 +11,7 @@
 //! | `hand` | look, decide, act: what agent and guard share |
 //! | [`guard`] | undoes when the kubelet cannot start the agent |
 //! | `observe`, `cri`, `processes`, `probe`, `logs`, `certificates`, `directory` | what the host shows |
-//! | `manifest`, `host` | one manifest, and how it is changed to the byte |
+//! | `manifest`, `flags`, `host` | one manifest, and how it is changed to the byte |
 //! | `preflight`, `rehearsal`, `rehearse` | checks before anything is changed |
 //! | `desk` | one preflight at a time |
 //! | `chore` | a program of an image that is on this node, as a static pod |
@@ -20,6 +20,7 @@
 //! | `report` | the object: watch it, tell it |
 //! | [`serve`] | the process around it: its port, its client |
 //! | [`etcd`], [`backup`] | the local etcd member, and snapshots of it |
+//! | `rescue` | the same hands without any API: `lockkeeper rescue` |
 
 pub mod backup;
 pub mod etcd;
@@ -30,6 +31,7 @@ mod cri;
 mod desk;
 mod directory;
 mod executor;
+mod flags;
 mod guard;
 mod hand;
 mod host;
@@ -44,6 +46,7 @@ mod proof;
 mod rehearsal;
 mod rehearse;
 mod report;
+pub(crate) mod rescue;
 mod restore;
 mod serve;
 mod ticket;
@@ -60,16 +63,17 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use backup::Proving;
-use cri::{Cri, CriError};
+use cri::CriError;
 use etcd::EtcdMember;
 use guard::{Claim, Guard};
 use hand::Hand;
-use host::Host;
 use proof::Prover;
 use report::Known;
 use restore::Restorer;
 
+pub(crate) use cri::Cri;
 pub use guard::guard;
+pub(crate) use host::Host;
 pub use proof::ProofConfig;
 pub use serve::{ServeError, serve};
 
@@ -208,8 +212,9 @@ pub async fn run(
     }
     {
         let (member, known, shutdown) = (member.clone(), known.subscribe(), shutdown.clone());
+        let host = host.clone();
         tasks.spawn(async move {
-            work::watch_etcd(&member, known, etcd, shutdown).await;
+            work::watch_etcd(&host, &member, known, etcd, shutdown).await;
             "etcd"
         });
     }
@@ -239,7 +244,12 @@ pub async fn run(
         node: bench.node.clone(),
     });
     let hand = Hand::open(host, cri, guard);
-    let mut work = work::Work::new(hand, restorer, bench, known.subscribe(), status, etcd_seen, busy);
+    let hands = work::Hands {
+        hand,
+        restorer,
+        claim: Some(claim),
+    };
+    let mut work = work::Work::new(hands, bench, known.subscribe(), status, etcd_seen, busy);
     let ended = tokio::select! {
         () = work.run(&shutdown) => None,
         ended = tasks.join_next() => Some(ended),
@@ -247,7 +257,7 @@ pub async fn run(
     // Whoever looks for a stale rehearsal later finds none.
     work.close().await;
     // Snapshots may take a while to end; whoever comes next need not wait for them to act.
-    drop(claim);
+    drop(work);
     if shutdown.is_cancelled() {
         // Each heeds the shutdown; a snapshot in hand takes its parts out of the store first.
         let all = async { while tasks.join_next().await.is_some() {} };

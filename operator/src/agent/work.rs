@@ -14,13 +14,17 @@ use tokio_util::sync::CancellationToken;
 use super::certificates::{self, Certificates};
 use super::desk::Desk;
 use super::etcd::EtcdMember;
+use super::guard::Claim;
 use super::hand::Hand;
+use super::host::Host;
 use super::journal::JournalState;
 use super::observe::Observation;
 use super::preflight::Bench;
 use super::rehearse;
 use super::report::Known;
+use super::rescue;
 use super::restore::{Restorer, Told};
+use super::ticket::NodeSeen;
 use super::time::to_api;
 
 /// Between looks while a ticket is live: readiness is on the critical path of every upgrade.
@@ -36,10 +40,19 @@ const CERTIFICATES: Duration = Duration::from_secs(600);
 /// etcd's own look has a deadline of 10 s.
 const ETCD: Duration = Duration::from_secs(12);
 
+/// What the loop acts with.
+pub(crate) struct Hands {
+    pub(crate) hand: Hand,
+    pub(crate) restorer: Restorer,
+    /// Without it nothing is done; let go of while a person's rescue is in hand on this node.
+    pub(crate) claim: Option<Claim>,
+}
+
 /// Everything the loop holds.
 pub(crate) struct Work {
     hand: Hand,
     restorer: Restorer,
+    claim: Option<Claim>,
     desk: Desk,
     known: watch::Receiver<Known>,
     status: watch::Sender<Option<ControlPlaneNodeStatus>>,
@@ -52,8 +65,11 @@ pub(crate) struct Work {
 
 impl Work {
     pub(crate) fn new(
-        hand: Hand,
-        restorer: Restorer,
+        Hands {
+            hand,
+            restorer,
+            claim,
+        }: Hands,
         bench: Bench,
         known: watch::Receiver<Known>,
         status: watch::Sender<Option<ControlPlaneNodeStatus>>,
@@ -67,6 +83,7 @@ impl Work {
             hand,
             busy,
             restorer,
+            claim,
             known,
             status,
             etcd,
@@ -82,22 +99,17 @@ impl Work {
         }
         while !shutdown.is_cancelled() {
             let known = self.known.borrow_and_update().clone();
-            let restored = self.restore(&known).await;
+            let may_act = self.may_act();
+            let restored = may_act && self.restore(&known).await;
             let wanted = self.hand.images(known.spec.ticket.as_ref());
             // Told before it is acted upon: what else burdens the node makes way.
-            self.tell_busy(!wanted.is_empty() || self.restorer.is_busy());
+            self.tell_busy(!may_act || !wanted.is_empty() || self.restorer.is_busy());
             let live = self.hand.executor.journal().live().is_some() || self.restorer.is_going();
             let close = live || known.spec.attentive || !wanted.is_empty();
             let observation = self.hand.observer.observe(&wanted, close).await;
-            let going = self.restorer.is_going();
-            let acted = self.hand.act(observation.seen.clone(), || {
-                // No ticket is taken up beside a restore.
-                let known = self.known.borrow();
-                known.spec.ticket.clone().filter(|_| !going)
-            }) || restored;
-            self.hand.see_out(&observation.seen).await;
+            let acted = self.act(observation.seen.clone()).await || restored;
             let live = self.hand.executor.journal().live().is_some() || self.restorer.is_busy();
-            let busy = live || !self.hand.images(known.spec.ticket.as_ref()).is_empty();
+            let busy = live || !may_act || !self.hand.images(known.spec.ticket.as_ref()).is_empty();
             self.tell_busy(busy);
             if known.synced {
                 self.desk
@@ -124,11 +136,50 @@ impl Work {
         }
     }
 
+    /// What the ticket asks for. True when something was done.
+    async fn act(&mut self, seen: NodeSeen) -> bool {
+        // Asked again: the look at the node takes its time.
+        if !self.may_act() {
+            return false;
+        }
+        // No ticket is taken up beside a restore.
+        let going = self.restorer.is_going();
+        let known = &self.known;
+        let acted = self.hand.act(seen.clone(), || {
+            known.borrow().spec.ticket.clone().filter(|_| !going)
+        });
+        self.hand.see_out(&seen).await;
+        acted
+    }
+
     /// Whether a ticket is in hand, or about to be.
     fn tell_busy(&self, busy: bool) {
         let _ = self
             .busy
             .send_if_modified(|told| std::mem::replace(told, busy) != busy);
+    }
+
+    /// True while this process has the claim and no rescue is in hand; lets go of the claim for one.
+    fn may_act(&mut self) -> bool {
+        if rescue::in_hand(&self.hand.host).is_some() {
+            if self.claim.take().is_some() {
+                tracing::warn!("a rescue is in hand on this node: nothing is done until it has ended");
+            }
+            return false;
+        }
+        if self.claim.is_none() {
+            match Claim::take(&self.hand.host) {
+                Ok(claim) => self.claim = claim,
+                Err(error) => tracing::error!(%error, "the claim cannot be taken"),
+            }
+            if self.claim.is_some() {
+                // The guard may have written since, and the rescue has changed what runs.
+                self.hand.executor.reload();
+                self.restorer.reload();
+                tracing::info!("no rescue is in hand any more");
+            }
+        }
+        self.claim.is_some()
     }
 
     pub(crate) async fn close(&mut self) {
@@ -191,6 +242,10 @@ impl Work {
     }
 
     fn readiness(&self, observation: &Observation) -> (&'static str, Tristate, String) {
+        if self.claim.is_none() {
+            let why = "`lockkeeper rescue` is in hand on this node, and nothing else is done there until it has ended: `lockkeeper rescue journal` on the node shows where it stands.";
+            return ("RescueInHand", Tristate::False, why.to_owned());
+        }
         if let JournalState::Broken(why) = self.hand.executor.journal() {
             return ("JournalBroken", Tristate::False, why.clone());
         }
@@ -213,6 +268,7 @@ impl Work {
 
 /// Looks at the local etcd member in its own time: a slow member must not hold up a way back.
 pub(crate) async fn watch_etcd(
+    host: &Host,
     member: &EtcdMember,
     known: watch::Receiver<Known>,
     tell: watch::Sender<Option<EtcdStatus>>,
@@ -220,6 +276,11 @@ pub(crate) async fn watch_etcd(
 ) {
     loop {
         let seen = match timeout(ETCD, member.observe()).await {
+            // Without a manifest there is no member; in a rescue it is away for a while.
+            Ok(None) if rescue::in_hand(host).is_some() => Some(EtcdStatus {
+                message: "a rescue is in hand on this node".to_owned(),
+                ..EtcdStatus::default()
+            }),
             Ok(seen) => seen,
             Err(_) => Some(EtcdStatus {
                 message: format!("the member did not answer within {} s", ETCD.as_secs()),

@@ -1,0 +1,457 @@
+//! Two of three etcd data directories are destroyed. No API answers; `lockkeeper rescue` alone, from shells on the
+//! nodes, brings three voting members back, and no acknowledged write is lost.
+//!
+//! The seed chooses who survives and how the others are lost: their nodes stay on, or are switched off and come back
+//! with an empty disk, with a kubelet that has never heard of an API. A rescue is killed on its way, and goes on.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use futures::FutureExt;
+use lockkeeper_crds::Strategy;
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::{Scenario, Suite};
+use crate::lockkeeper::{Keeper, Manifests, manifests, runs};
+use crate::node::Node;
+use crate::process::Output;
+use crate::progress::spoken;
+use crate::recipes::START;
+use crate::scene::{Look, Scene};
+
+/// The scenario.
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "quorum-lost",
+    about: "two of three etcd data directories destroyed: rescued from shells on the nodes, no write lost",
+    suite: Suite::Chaos,
+    minutes: 9,
+    lab: super::three_nodes,
+    leaves_clean: false,
+    play: |scene| play(scene).boxed_local(),
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
+/// The cluster's name, as kubeadm gives it.
+const CLUSTER: &str = "kubernetes";
+/// Where the binary lies on the nodes.
+const PROGRAM: &str = "/var/lib/lockkeeper-rescue/lockkeeper";
+
+async fn play(scene: &Scene) -> Result<String> {
+    let keeper = Keeper::at_start(scene, Strategy::default()).await?;
+    bring_the_program(scene)?;
+    let before = manifests(&scene.lab)?;
+    let names: Vec<String> = scene.lab.nodes().iter().map(|n| n.name().to_owned()).collect();
+    let survivor = names
+        .get(usize::try_from(scene.below(names.len() as u64))?)
+        .context("no node")?
+        .clone();
+    let lost: Vec<String> = names.iter().filter(|name| **name != survivor).cloned().collect();
+    let off = scene.below(2) == 1;
+    scene.say(format_args!(
+        "{survivor} survives; {} lose their data, their nodes {}",
+        lost.join(" and "),
+        if off { "switched off" } else { "stay on" }
+    ));
+
+    let written = write_and_rest(scene).await?;
+    destroy(scene, &lost, off)?;
+    no_api(scene, &survivor).await?;
+    let began = Instant::now();
+    refuses_what_it_must(scene, &survivor, &lost, off)?;
+    if !off {
+        for node in &lost {
+            rescue(scene, node, &["fence", "--confirm", CLUSTER])?;
+        }
+    }
+    recover(scene, &survivor).await?;
+    let api_back = began.elapsed();
+    for node in &lost {
+        if off {
+            scene.lab.power_on(node)?;
+            wait_for_containerd(scene, node).await?;
+        }
+        rejoin(scene, node, &survivor).await?;
+    }
+    let took = began.elapsed();
+
+    scene.wait_until_whole(MINUTE * 5).await?;
+    three_voting_members(scene, &survivor).await?;
+    flags_are_right(scene, &survivor, &lost, &before)?;
+    written.none_lost(scene).await?;
+    keeper.idle_at(START).await?;
+    runs(scene, START).await?;
+    content(scene, &keeper).await?;
+    Ok(format!(
+        "{survivor} survived, the others {}; an API again after {}, three voting members after {}; {} writes all there",
+        if off { "were switched off" } else { "stayed on" },
+        spoken(api_back),
+        spoken(took),
+        written.count
+    ))
+}
+
+/// Writes that were acknowledged.
+struct Written {
+    count: usize,
+    values: BTreeMap<String, String>,
+}
+
+impl Written {
+    async fn none_lost(&self, scene: &Scene) -> Result<()> {
+        use k8s_openapi::api::core::v1::ConfigMap;
+        let maps: kube::Api<ConfigMap> = kube::Api::namespaced(scene.client().await?, "default");
+        let found = maps.list(&kube::api::ListParams::default()).await?;
+        let there: BTreeMap<String, String> = found
+            .items
+            .into_iter()
+            .filter_map(|map| Some((map.metadata.name?, map.data?.remove("value")?)))
+            .collect();
+        for (name, value) in &self.values {
+            ensure!(
+                there.get(name) == Some(value),
+                "the acknowledged write {name} is lost: {:?} instead of {value:?}",
+                there.get(name)
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Writes, and waits until every member has applied the same.
+async fn write_and_rest(scene: &Scene) -> Result<Written> {
+    use k8s_openapi::api::core::v1::ConfigMap;
+    let maps: kube::Api<ConfigMap> = kube::Api::namespaced(scene.client().await?, "default");
+    let mut values = BTreeMap::new();
+    for number in 0..200 {
+        let (name, value) = (format!("written-{number}"), format!("{}-{number}", scene.seed));
+        let map = ConfigMap {
+            metadata: kube::api::ObjectMeta {
+                name: Some(name.clone()),
+                ..Default::default()
+            },
+            data: Some(BTreeMap::from([("value".to_owned(), value.clone())])),
+            ..ConfigMap::default()
+        };
+        maps.create(&kube::api::PostParams::default(), &map).await?;
+        values.insert(name, value);
+    }
+    // What two of three have agreed on may not have reached the third: nothing could bring that back.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    Ok(Written {
+        count: values.len(),
+        values,
+    })
+}
+
+fn bring_the_program(scene: &Scene) -> Result<()> {
+    let program = scene
+        .install
+        .binary
+        .as_ref()
+        .context("no `lockkeeper` to bring to the nodes")?;
+    for node in scene.lab.nodes() {
+        let target = node.var_lib("lockkeeper-rescue");
+        std::fs::create_dir_all(&target)?;
+        std::fs::copy(program, target.join("lockkeeper"))?;
+    }
+    Ok(())
+}
+
+/// Loses the data of these nodes' members, all at one moment.
+fn destroy(scene: &Scene, lost: &[String], off: bool) -> Result<()> {
+    for node in lost {
+        if off {
+            scene.lab.power_cut(node)?;
+        } else {
+            // Not started again before its data are gone: the manifest is put back below.
+            let manifest = scene
+                .lab
+                .node(node)?
+                .kubernetes_folder()
+                .join("manifests/etcd.yaml");
+            std::fs::rename(&manifest, aside(&scene.lab.node(node)?))?;
+            scene.lab.kill(node, "etcd")?;
+        }
+    }
+    for node in lost {
+        let node = scene.lab.node(node)?;
+        if !off {
+            let began = Instant::now();
+            while !node.processes("etcd")?.is_empty() {
+                ensure!(began.elapsed() < MINUTE, "etcd of {} does not end", node.name());
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        }
+        std::fs::remove_dir_all(node.var_lib("etcd/member"))
+            .with_context(|| format!("cannot destroy the data of {}", node.name()))?;
+    }
+    if !off {
+        for node in lost {
+            let node = scene.lab.node(node)?;
+            // Garbage where the data were, as a broken disk leaves it: etcd does not start on it.
+            std::fs::create_dir_all(node.var_lib("etcd/member/wal"))?;
+            std::fs::write(
+                node.var_lib("etcd/member/wal/0000000000000000-0000000000000000.wal"),
+                [0x5a; 512],
+            )?;
+            std::fs::rename(aside(&node), node.kubernetes_folder().join("manifests/etcd.yaml"))?;
+        }
+    }
+    Ok(())
+}
+
+fn aside(node: &Node) -> std::path::PathBuf {
+    node.kubernetes_folder().join("etcd.yaml.aside")
+}
+
+async fn no_api(scene: &Scene, survivor: &str) -> Result<()> {
+    let client = scene.client_at(survivor).await?;
+    scene
+        .wait_for("the API to be dead", MINUTE, || async {
+            let request = http::Request::get("/readyz").body(Vec::new())?;
+            Ok(match client.request_text(request).await {
+                Ok(answer) if answer == "ok" => Look::NotYet("it is ready".into()),
+                _ => Look::Done(()),
+            })
+        })
+        .await
+}
+
+/// Runs `lockkeeper rescue` in a shell of a node.
+fn said(scene: &Scene, node: &str, words: &[&str], limit: Duration) -> Result<Output> {
+    let mut argv = vec![PROGRAM, "rescue"];
+    argv.extend(words);
+    scene.lab.node(node)?.run(&argv)?.limit(limit).output()
+}
+
+fn rescue(scene: &Scene, node: &str, words: &[&str]) -> Result<String> {
+    scene.say(format_args!("{node}: lockkeeper rescue {}", words.join(" ")));
+    let output = said(scene, node, words, MINUTE * 8)?;
+    for line in output.stderr.lines() {
+        scene.say(format_args!("  {node}: {line}"));
+    }
+    ensure!(
+        output.success(),
+        "`lockkeeper rescue {}` on {node}: {}",
+        words.join(" "),
+        output.stderr.lines().last().unwrap_or_default()
+    );
+    Ok(output.stdout)
+}
+
+fn refused(scene: &Scene, node: &str, words: &[&str], because: &str) -> Result<()> {
+    let output = said(scene, node, words, MINUTE)?;
+    ensure!(
+        !output.success() && output.stderr.contains(because),
+        "`lockkeeper rescue {}` on {node} was to refuse with {because:?}, and said: {}{}",
+        words.join(" "),
+        output.stderr,
+        output.stdout
+    );
+    Ok(())
+}
+
+fn refuses_what_it_must(scene: &Scene, survivor: &str, lost: &[String], off: bool) -> Result<()> {
+    let seen: Value = serde_json::from_str(&rescue(scene, survivor, &["journal", "-o", "json"])?)?;
+    ensure!(
+        seen.pointer("/etcd/quorum") == Some(&Value::Bool(false)),
+        "the journal sees a quorum: {seen}"
+    );
+    ensure!(
+        seen.pointer("/etcd/log/index")
+            .and_then(Value::as_u64)
+            .is_some_and(|index| index > 200),
+        "the journal does not tell how far the log goes: {seen}"
+    );
+    refused(scene, survivor, &["recover-quorum"], "--confirm kubernetes")?;
+    refused(
+        scene,
+        survivor,
+        &["recover-quorum", "--confirm", "another"],
+        "is not this cluster's name",
+    )?;
+    if !off {
+        let one = lost.first().context("nobody is lost")?;
+        refused(
+            scene,
+            one,
+            &[
+                "rejoin",
+                "--confirm",
+                CLUSTER,
+                "--via",
+                &address(scene, survivor)?,
+            ],
+            "recover-quorum",
+        )?;
+    }
+    Ok(())
+}
+
+fn address(scene: &Scene, node: &str) -> Result<String> {
+    Ok(scene.lab.node(node)?.address().to_string())
+}
+
+/// Recovers the survivor; the first try is killed in the middle.
+async fn recover(scene: &Scene, survivor: &str) -> Result<()> {
+    killed_on_the_way(scene, survivor, &["recover-quorum", "--confirm", CLUSTER]).await?;
+    rescue(scene, survivor, &["recover-quorum", "--resume"])?;
+    let journal = rescue(scene, survivor, &["journal"])?;
+    ensure!(
+        journal.contains("ended: Done"),
+        "the journal does not say that it ended: {journal}"
+    );
+    refused(
+        scene,
+        survivor,
+        &["recover-quorum", "--confirm", CLUSTER],
+        "has its quorum",
+    )
+}
+
+async fn rejoin(scene: &Scene, node: &str, survivor: &str) -> Result<()> {
+    let via = address(scene, survivor)?;
+    let words = ["rejoin", "--confirm", CLUSTER, "--via", &via];
+    if scene.below(2) == 1 {
+        killed_on_the_way(scene, node, &words).await?;
+    }
+    rescue(scene, node, &words)?;
+    refused(scene, node, &words, "there is nothing to rejoin")
+}
+
+/// Begins a rescue and kills it after some seconds.
+async fn killed_on_the_way(scene: &Scene, node: &str, words: &[&str]) -> Result<()> {
+    let seconds = 3 + scene.below(20);
+    scene.say(format_args!(
+        "{node}: lockkeeper rescue {}, killed after {seconds} s",
+        words.join(" ")
+    ));
+    let mut argv = vec![PROGRAM, "rescue"];
+    argv.extend(words);
+    let run = scene.lab.node(node)?.run(&argv)?.limit(MINUTE * 5);
+    let running = tokio::task::spawn_blocking(move || run.output());
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+    let mut hit = 0;
+    for process in scene.lab.node(node)?.processes("lockkeeper")? {
+        if process.arguments().get(1).is_some_and(|word| word == "rescue") && process.signal(Signal::KILL) {
+            hit += 1;
+        }
+    }
+    let output = running.await??;
+    ensure!(hit > 0, "nothing was killed: {}", output.stderr);
+    Ok(())
+}
+
+async fn wait_for_containerd(scene: &Scene, node: &str) -> Result<()> {
+    scene
+        .wait_for(&format!("containerd of {node}"), MINUTE, || async {
+            let output = scene.lab.exec(node, &["ctr", "version"])?;
+            Ok(if output.success() {
+                Look::Done(())
+            } else {
+                Look::NotYet("not yet".into())
+            })
+        })
+        .await
+}
+
+/// etcd's own list, and each member's own linearizable read.
+async fn three_voting_members(scene: &Scene, survivor: &str) -> Result<()> {
+    let pki = "/etc/kubernetes/pki/etcd";
+    let (ca, cert, key) = (
+        format!("--cacert={pki}/ca.crt"),
+        format!("--cert={pki}/healthcheck-client.crt"),
+        format!("--key={pki}/healthcheck-client.key"),
+    );
+    let ask = |words: &[&str]| -> Result<String> {
+        let mut argv = vec!["etcdctl", &ca, &cert, &key];
+        argv.extend(words);
+        scene.lab.node(survivor)?.run(&argv)?.check()
+    };
+    let list: Value = serde_json::from_str(&ask(&["member", "list", "-w", "json"])?)?;
+    let members = list
+        .get("members")
+        .and_then(Value::as_array)
+        .context("no members")?;
+    let voting = members
+        .iter()
+        .filter(|member| member.get("isLearner").and_then(Value::as_bool) != Some(true))
+        .count();
+    if (members.len(), voting) != (3, 3) {
+        bail!("{} members, {voting} of them voting: {list}", members.len());
+    }
+    for node in scene.lab.nodes() {
+        let endpoint = format!("--endpoints=https://{}:2379", node.address());
+        ask(&["endpoint", "health", &endpoint]).with_context(|| format!("the member of {}", node.name()))?;
+    }
+    Ok(())
+}
+
+/// The survivor's manifests are as before to the byte; the others' only differ in how etcd begins.
+fn flags_are_right(scene: &Scene, survivor: &str, lost: &[String], before: &Manifests) -> Result<()> {
+    let now = manifests(&scene.lab)?;
+    let rejoined: Vec<String> = lost.iter().map(|node| format!("{node}/etcd")).collect();
+    for (file, hash) in before.iter().filter(|(file, _)| !rejoined.contains(file)) {
+        ensure!(
+            now.get(file) == Some(hash),
+            "{file:?} is not as it was before the rescue"
+        );
+    }
+    for node in scene.lab.nodes() {
+        let text = std::fs::read_to_string(node.kubernetes_folder().join("manifests/etcd.yaml"))?;
+        ensure!(
+            !text.contains("force-new-cluster") && !text.contains("uid:"),
+            "{}: {text}",
+            node.name()
+        );
+        if lost.iter().any(|name| name == node.name()) {
+            ensure!(
+                text.contains("--initial-cluster-state=existing"),
+                "{}: {text}",
+                node.name()
+            );
+        }
+        for process in node.processes("etcd")? {
+            ensure!(
+                !process
+                    .arguments()
+                    .iter()
+                    .any(|word| word.contains("force-new-cluster")),
+                "etcd of {} runs with --force-new-cluster",
+                node.name()
+            );
+        }
+        ensure!(
+            !node.var_lib("lockkeeper/rescue/in-hand").exists(),
+            "{} is still marked as in a rescue",
+            node.name()
+        );
+    }
+    ensure!(
+        scene.lab.node(survivor)?.var_lib("lockkeeper/rescue").is_dir(),
+        "the survivor has no journal of its rescue"
+    );
+    Ok(())
+}
+
+/// Every agent acts again, and no node says that a rescue is in hand.
+async fn content(scene: &Scene, keeper: &Keeper<'_>) -> Result<()> {
+    scene
+        .wait_for("every agent to be Ready", MINUTE * 3, || async {
+            for (name, node) in keeper.nodes().await? {
+                let ready = node
+                    .status
+                    .iter()
+                    .flat_map(|status| &status.conditions)
+                    .find(|condition| condition.type_ == "Ready")
+                    .map(|condition| (condition.status.clone(), condition.reason.clone()));
+                if ready.as_ref().is_none_or(|(status, _)| status != "True") {
+                    return Ok(Look::NotYet(format!("{name}: {ready:?}")));
+                }
+            }
+            Ok(Look::Done(()))
+        })
+        .await
+}

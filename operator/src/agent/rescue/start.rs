@@ -1,0 +1,494 @@
+//! How a rescue begins: what must hold, and the claim that keeps agent and guard from acting meanwhile.
+
+use std::time::Duration;
+
+use chrono::Utc;
+use semver::Version;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::super::cri::Cri;
+use super::super::etcd::EtcdMember;
+use super::super::flags;
+use super::super::guard::Claim;
+use super::super::host::{Host, read_limited};
+use super::book::{Age, Book, BookError, Entry, Kind, Part, Step, in_hand};
+use super::data::{self, DataError};
+use super::ground::{Node, agreed};
+use super::run::{RunError, Runner};
+use super::survey::{self, EtcdManifest, Survey};
+
+/// An agent looks every 10 s at the latest and lets go at its next look.
+const CLAIM: Duration = Duration::from_secs(40);
+
+/// Manifests are a few KiB.
+const LARGEST: u64 = 10 * 1024 * 1024;
+
+/// Why a rescue was not begun or not ended. Nothing was changed by the first ones.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    #[error("{0}")]
+    Refused(String),
+    #[error(transparent)]
+    Book(#[from] BookError),
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error(transparent)]
+    Run(#[from] RunError),
+}
+
+fn refused<T>(why: impl Into<String>) -> Result<T, StartError> {
+    Err(StartError::Refused(why.into()))
+}
+
+/// What a person asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Begin {
+    pub(crate) kind: Kind,
+    /// How far: [`Step::Fenced`] or [`Step::Done`].
+    pub(crate) until: Step,
+    /// The cluster's name, typed.
+    pub(crate) confirm: Option<String>,
+    /// The survivor's address.
+    pub(crate) via: Option<String>,
+    /// Where the safety copy goes.
+    pub(crate) copy_to: Option<std::path::PathBuf>,
+}
+
+type Tell<'a> = &'a (dyn Fn(&str) + Sync);
+
+/// Begins what was asked for, or goes on with it where it is in hand, to its end.
+pub(crate) async fn begin(
+    host: &Host,
+    cri: Cri,
+    asked: &Begin,
+    tell: Tell<'_>,
+    shutdown: &CancellationToken,
+) -> Result<Entry, StartError> {
+    let book = Book::new(host.clone());
+    if let Some(entry) = book.load()?.filter(Entry::is_live) {
+        return go_on(host, cri, asked, entry, tell, shutdown).await;
+    }
+    if let Ok(Some(_claim)) = Claim::take(host) {
+        book.settle()?;
+    }
+    let seen = survey::survey(host).await.map_err(StartError::Refused)?;
+    let manifest = survey::etcd_manifest(host).map_err(StartError::Refused)?;
+    let entry = match asked.kind {
+        Kind::RecoverQuorum => recovery(host, asked, &seen, &manifest)?,
+        Kind::Rejoin => rejoining(host, asked, &seen, &manifest).await?,
+    };
+    confirmed(asked, &seen.cluster)?;
+    let _claim = claim(host, &book, shutdown).await?;
+    let kept = keep(host, &book, &manifest, entry);
+    let entry = match kept.and_then(|entry| book.save(&entry).map(|()| entry)) {
+        Ok(entry) => entry,
+        Err(error) => {
+            // Nothing was begun: the agent may go on.
+            let _ = book.unmark();
+            return Err(error.into());
+        }
+    };
+    tell(super::sentence(entry.step));
+    let peers = peers(&seen);
+    run(host, cri, peers, entry, asked.until, tell, shutdown).await
+}
+
+/// Goes on with what is in hand.
+pub(crate) async fn go_on(
+    host: &Host,
+    cri: Cri,
+    asked: &Begin,
+    mut entry: Entry,
+    tell: Tell<'_>,
+    shutdown: &CancellationToken,
+) -> Result<Entry, StartError> {
+    if entry.kind != asked.kind {
+        return refused(format!(
+            "`lockkeeper rescue {0}` is in hand on this node since {1}: end it first, with the same command again, or take it back with `lockkeeper rescue {0} --put-back`",
+            entry.kind.command(),
+            entry.begun.format("%F %T UTC")
+        ));
+    }
+    let book = Book::new(host.clone());
+    let _claim = claim(host, &book, shutdown).await?;
+    if entry.kind == Kind::Rejoin && asked.until == Step::Done && (asked.via.is_some() || entry.via.is_none())
+    {
+        let manifest = survey::etcd_manifest(host).map_err(StartError::Refused)?;
+        entry.via = Some(find_survivor(host, asked, &manifest).await?.0);
+    }
+    // What was waited for begins anew: the node may have been off in between.
+    entry.since = Utc::now();
+    book.save(&entry)?;
+    tell(&format!("Going on: {}", super::sentence(entry.step)));
+    let seen = survey::survey(host).await.map_err(StartError::Refused)?;
+    run(host, cri, peers(&seen), entry, asked.until, tell, shutdown).await
+}
+
+/// Takes back what is in hand.
+pub(crate) async fn put_back(
+    host: &Host,
+    cri: Cri,
+    kind: Kind,
+    tell: Tell<'_>,
+    shutdown: &CancellationToken,
+) -> Result<Entry, StartError> {
+    let book = Book::new(host.clone());
+    let Some(mut entry) = book.load()?.filter(|entry| entry.is_live() && entry.kind == kind) else {
+        return refused(format!(
+            "no `lockkeeper rescue {}` is in hand on this node: there is nothing to put back",
+            kind.command()
+        ));
+    };
+    if entry.kind == Kind::RecoverQuorum && entry.step >= Step::StartingApi && entry.step < Step::PuttingBack
+    {
+        return refused(
+            "etcd has its quorum again, and members may have joined it since: go on instead, with the same command without --put-back",
+        );
+    }
+    if entry.kind == Kind::Rejoin && (Step::Promoting..Step::PuttingBack).contains(&entry.step) {
+        return refused(
+            "this node's member may be a voting one already: go on instead, with the same command without --put-back",
+        );
+    }
+    let _claim = claim(host, &book, shutdown).await?;
+    entry.step = Step::PuttingBack;
+    entry.since = Utc::now();
+    entry.message = "A person took it back.".to_owned();
+    book.save(&entry)?;
+    tell(super::sentence(entry.step));
+    run(host, cri, Vec::new(), entry, Step::Done, tell, shutdown).await
+}
+
+async fn run(
+    host: &Host,
+    cri: Cri,
+    peers: Vec<(String, String)>,
+    entry: Entry,
+    until: Step,
+    tell: Tell<'_>,
+    shutdown: &CancellationToken,
+) -> Result<Entry, StartError> {
+    let node = Node::new(host.clone(), cri, peers);
+    let mut runner = Runner::new(host, &node, entry, tell);
+    runner.run(until, shutdown).await?;
+    Ok(runner.entry)
+}
+
+fn peers(seen: &Survey) -> Vec<(String, String)> {
+    seen.peers
+        .iter()
+        .map(|peer| (peer.name.clone(), peer.peer_url.clone()))
+        .collect()
+}
+
+fn confirmed(asked: &Begin, cluster: &str) -> Result<(), StartError> {
+    match asked.confirm.as_deref() {
+        Some(typed) if typed == cluster => Ok(()),
+        Some(typed) => refused(format!(
+            "--confirm {typed:?} is not this cluster's name, which is {cluster:?} (the controller manager's --cluster-name): is this the node you meant?"
+        )),
+        None => refused(format!(
+            "this takes the API server and etcd of this node off: type the cluster's name to confirm, --confirm {cluster}"
+        )),
+    }
+}
+
+/// Marks the node and waits until nobody else of ours acts on it.
+async fn claim(host: &Host, book: &Book, shutdown: &CancellationToken) -> Result<Claim, StartError> {
+    let was_marked = in_hand(host).is_some();
+    let unwritten = |source| BookError::Write {
+        path: book.directory().display().to_string(),
+        source,
+    };
+    book.mark().map_err(unwritten)?;
+    let limit = Instant::now() + CLAIM;
+    let why = loop {
+        match Claim::take(host) {
+            Ok(Some(claim)) => return Ok(claim),
+            Ok(None) if Instant::now() < limit && !shutdown.is_cancelled() => {
+                sleep(Duration::from_millis(250)).await;
+            }
+            Ok(None) => {
+                break format!(
+                    "another process of this node did not let go of {} within {} s: another `lockkeeper rescue`, or an agent that does not heed this one. End it (`crictl ps --name agent`, `crictl stop ID`) and run this again",
+                    host.state().join("claim").display(),
+                    CLAIM.as_secs()
+                );
+            }
+            Err(error) => break format!("the claim in {} cannot be taken: {error}", host.state().display()),
+        }
+    };
+    if !was_marked {
+        book.unmark().map_err(unwritten)?;
+    }
+    refused(why)
+}
+
+/// Puts the manifests as they are on disk, and the one with the flag beside them.
+fn keep(host: &Host, book: &Book, manifest: &EtcdManifest, mut entry: Entry) -> Result<Entry, BookError> {
+    entry.etcd = book.keep(&entry.id, Part::Etcd, Age::Old, &manifest.bytes)?;
+    let api = Part::Api.path(host);
+    entry.api = match read_limited(&api, LARGEST) {
+        Ok(bytes) => Some(book.keep(&entry.id, Part::Api, Age::Old, &bytes)?),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(source) => {
+            return Err(BookError::Read {
+                path: api.display().to_string(),
+                source,
+            });
+        }
+    };
+    if entry.kind == Kind::RecoverQuorum {
+        let flagged = flags::with_flags(&manifest.path, &manifest.bytes, &[(FORCE, Some("true"))]).map_err(
+            |error| BookError::Broken {
+                path: manifest.path.display().to_string(),
+                why: error.to_string(),
+            },
+        )?;
+        entry.etcd_new = Some(book.keep(&entry.id, Part::Etcd, Age::New, &flagged)?);
+    }
+    Ok(entry)
+}
+
+const FORCE: &str = "force-new-cluster";
+
+fn blank(asked: &Begin, manifest: &EtcdManifest) -> Entry {
+    let now = Utc::now();
+    let id = now.format("%Y%m%dT%H%M%SZ").to_string();
+    Entry {
+        kind: asked.kind,
+        step: Step::StoppingApi,
+        since: now,
+        begun: now,
+        message: String::new(),
+        api: None,
+        etcd: String::new(),
+        etcd_new: None,
+        bridges: Vec::new(),
+        name: manifest.pod.name().to_owned(),
+        peer_url: survey::own_peer_url(&manifest.pod),
+        data: manifest.pod.data_on_host(),
+        aside: std::path::PathBuf::new(),
+        via: None,
+        learner: None,
+        touched: false,
+        id,
+    }
+}
+
+/// What must hold before the one survivor becomes a cluster of its own.
+fn recovery(host: &Host, asked: &Begin, seen: &Survey, manifest: &EtcdManifest) -> Result<Entry, StartError> {
+    if seen.quorum {
+        return refused(format!(
+            "etcd on this node has its quorum ({} members): there is nothing to recover. A single lost member comes back by `lockkeeper rescue rejoin` on its own node",
+            seen.members.len()
+        ));
+    }
+    if let Some(other) = seen.peers.iter().find(|peer| peer.quorum) {
+        return refused(format!(
+            "{} ({}) has a quorum without this node: bring this node back instead, `lockkeeper rescue rejoin --confirm {} --via {}`",
+            other.name,
+            other.peer_url,
+            seen.cluster,
+            super::host_of(&other.peer_url)
+        ));
+    }
+    version_is_safe(seen.version.as_deref())?;
+    if let Some(alive) = seen.peers.iter().find(|peer| peer.alive) {
+        return refused(format!(
+            "{} ({}) answers. A member that lives on breaks the recovered one: run `lockkeeper rescue fence` on its node first (or switch that node off)",
+            if alive.name.is_empty() {
+                "another member"
+            } else {
+                &alive.name
+            },
+            alive.peer_url
+        ));
+    }
+    if manifest.pod.flag(FORCE).is_some() {
+        return refused(format!(
+            "{} has the flag --{FORCE} already: take it out; this command puts it in for as long as it is needed",
+            manifest.path.display()
+        ));
+    }
+    let mut entry = blank(asked, manifest);
+    let data = host.reach(&entry.data);
+    if !data::is_there(&data) || seen.log.is_none() {
+        return refused(format!(
+            "there are no data of a member in {}: run this on a node that has some. {}",
+            data.display(),
+            survey::CHOICE
+        ));
+    }
+    let state = host.state().join("rescue").join(&entry.id).join("etcd");
+    entry.aside = match &asked.copy_to {
+        Some(place) => place.join(format!("etcd-{}", entry.id)),
+        None => std::path::Path::new("/").join(state.strip_prefix(host.root()).unwrap_or(&state)),
+    };
+    data::room(&data, &host.reach(&entry.aside))?;
+    Ok(entry)
+}
+
+/// `--force-new-cluster` leaves other members in place before 3.5.22, and learners before 3.5.25 and 3.6.6
+/// (facts.md 3.7).
+fn version_is_safe(version: Option<&str>) -> Result<(), StartError> {
+    let parsed = version.and_then(|v| Version::parse(v).ok());
+    let Some(version) = parsed else {
+        return refused(
+            "the version of etcd is not known: it does not answer, and its image's tag in etcd.yaml tells none. Name the image as repository:VERSION",
+        );
+    };
+    let floor = match (version.major, version.minor) {
+        (3, 5) => Version::new(3, 5, 25),
+        (3, 6) => Version::new(3, 6, 6),
+        (3, minor) if minor > 6 => return Ok(()),
+        _ => Version::new(3, 5, 25),
+    };
+    if version >= floor {
+        return Ok(());
+    }
+    refused(format!(
+        "etcd {version} leaves dead members in a cluster that is forced anew: put image {floor} or newer of the same minor into etcd.yaml first (it starts without a quorum too), then run this again"
+    ))
+}
+
+/// What must hold before a node is fenced, or joins anew.
+async fn rejoining(
+    host: &Host,
+    asked: &Begin,
+    seen: &Survey,
+    manifest: &EtcdManifest,
+) -> Result<Entry, StartError> {
+    let mut entry = blank(asked, manifest);
+    entry.aside = data::aside_of(&host.reach(&entry.data), &entry.id);
+    entry.aside =
+        std::path::Path::new("/").join(entry.aside.strip_prefix(host.root()).unwrap_or(&entry.aside));
+    if asked.until == Step::Fenced {
+        return Ok(entry);
+    }
+    let (via, members) = find_survivor(host, asked, manifest).await?;
+    let ids = |all: &[super::super::etcd::members::Listed]| all.iter().map(|m| m.id).collect::<Vec<_>>();
+    let mine = members.iter().find(|member| member.name == entry.name);
+    let own = seen.standing.as_ref().map(|standing| standing.member_id);
+    let same = seen.quorum && mine.is_some_and(|mine| Some(mine.id) == own && !mine.learner);
+    let mut here = ids(&seen.members);
+    let mut there = ids(&members);
+    here.sort_unstable();
+    there.sort_unstable();
+    if same && here == there {
+        return refused(format!(
+            "{} is a voting member of the cluster at {via} and in sync: there is nothing to rejoin",
+            entry.name
+        ));
+    }
+    if let Some(other) = members
+        .iter()
+        .find(|m| m.learner && m.name != entry.name && !m.peer_urls.contains(&entry.peer_url))
+    {
+        return refused(format!(
+            "{} ({:x}) is a learner still, and members come back one at a time: wait until its `lockkeeper rescue rejoin` has ended, then run this again",
+            if other.name.is_empty() {
+                "another member"
+            } else {
+                &other.name
+            },
+            other.id
+        ));
+    }
+    entry.via = Some(via);
+    Ok(entry)
+}
+
+/// The survivor that answers, and whom it lists.
+async fn find_survivor(
+    host: &Host,
+    asked: &Begin,
+    manifest: &EtcdManifest,
+) -> Result<(String, Vec<super::super::etcd::members::Listed>), StartError> {
+    let own = survey::own_peer_url(&manifest.pod);
+    let candidates: Vec<String> = match &asked.via {
+        Some(via) if via.contains("://") => vec![via.clone()],
+        // The port is this node's own unless one is named.
+        Some(via) => survey::client_url(&manifest.pod, &format!("https://{via}"))
+            .map(|url| {
+                if has_port(via) {
+                    format!("https://{via}")
+                } else {
+                    url
+                }
+            })
+            .into_iter()
+            .collect(),
+        None => survey::initial_cluster(&manifest.pod)
+            .into_iter()
+            .filter(|(name, url)| name != manifest.pod.name() && *url != own)
+            .filter_map(|(_, url)| survey::client_url(&manifest.pod, &url))
+            .collect(),
+    };
+    let mut problems = Vec::new();
+    for candidate in &candidates {
+        let member = EtcdMember::by_copy(host.root(), &manifest.path, Some(candidate));
+        match agreed(&member).await {
+            Ok(members)
+                if members.iter().any(|m| {
+                    m.name == manifest.pod.name() && m.peer_urls.contains(&own) && members.len() == 1
+                }) =>
+            {
+                problems.push(format!("{candidate} is this node itself"));
+            }
+            Ok(members) => return Ok((candidate.clone(), members)),
+            Err(why) => problems.push(format!("{candidate}: {why}")),
+        }
+    }
+    if candidates.is_empty() {
+        return refused(
+            "etcd.yaml names no other member in --initial-cluster: name the survivor, --via ADDRESS (the node on which `lockkeeper rescue recover-quorum` ran)",
+        );
+    }
+    refused(format!(
+        "no member of a cluster with a quorum answers ({}): run `lockkeeper rescue recover-quorum` on the survivor first, or name it by --via ADDRESS",
+        problems.join("; ")
+    ))
+}
+
+fn has_port(address: &str) -> bool {
+    match address.rsplit_once(':') {
+        Some((host, port)) => port.parse::<u16>().is_ok() && (host.ends_with(']') || !host.contains(':')),
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_that_leave_dead_members_behind_are_refused_with_the_first_good_one() {
+        for (version, good) in [
+            ("3.5.24", None),
+            ("3.5.25", Some(())),
+            ("3.6.5", None),
+            ("3.6.6", Some(())),
+            ("3.7.0", Some(())),
+            ("3.4.30", None),
+        ] {
+            let said = version_is_safe(Some(version));
+            assert_eq!(said.is_ok(), good.is_some(), "{version}");
+        }
+        let error = version_is_safe(Some("3.6.5")).unwrap_err().to_string();
+        assert!(error.contains("3.6.6"), "{error}");
+        assert!(
+            version_is_safe(None)
+                .unwrap_err()
+                .to_string()
+                .contains("etcd.yaml")
+        );
+    }
+
+    #[test]
+    fn an_address_may_have_a_port() {
+        assert!(has_port("10.0.0.1:2379") && has_port("[fd00::1]:2379"));
+        assert!(!has_port("10.0.0.1") && !has_port("fd00::1") && !has_port("[fd00::1]"));
+    }
+}
