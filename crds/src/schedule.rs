@@ -71,6 +71,11 @@ pub struct EtcdBackupScheduleSpec {
     #[schemars(range(min = 10, max = 86400))]
     pub deadline_seconds: u32,
 
+    /// What is stored beside each snapshot. `PKI` needs a store with `spec.encryption`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1))]
+    pub include: Vec<crate::Include>,
+
     /// Which backups are kept. Absent: the newest 7, and the newest of 7 days, 4 weeks and 6 months.
     #[serde(default = "default_retention")]
     pub retention: Retention,

@@ -133,7 +133,8 @@ impl Hands {
         store: &crds::LocalReference,
     ) -> Result<(), ActError> {
         let metadata = json!({"labels": {ROLLBACK_FOR: "cluster"}});
-        self.create_backup(name, metadata, store, SNAPSHOT_SECONDS).await
+        self.create_backup(name, metadata, store, SNAPSHOT_SECONDS, &[])
+            .await
     }
 
     /// Makes an `EtcdBackup`, with more metadata than its name. One that is there already is what was wanted.
@@ -143,6 +144,7 @@ impl Hands {
         mut metadata: serde_json::Value,
         store: &crds::LocalReference,
         deadline_seconds: u32,
+        include: &[crds::Include],
     ) -> Result<(), ActError> {
         if let Some(metadata) = metadata.as_object_mut() {
             metadata.insert("name".to_owned(), json!(name));
@@ -150,7 +152,7 @@ impl Hands {
         }
         let backup = json!({
             "apiVersion": "lockkeeper.dev/v1alpha1", "kind": "EtcdBackup", "metadata": metadata,
-            "spec": {"storeRef": store, "deadlineSeconds": deadline_seconds},
+            "spec": {"storeRef": store, "deadlineSeconds": deadline_seconds, "include": include},
         });
         let api: Api<kube::api::DynamicObject> = Api::namespaced_with(
             self.api.client(),

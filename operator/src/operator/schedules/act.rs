@@ -43,7 +43,8 @@ impl Hands {
             "finalizers": [crds::STORED_FINALIZER],
         });
         let (store, seconds) = (&schedule.spec.store_ref, schedule.spec.deadline_seconds);
-        self.create_backup(name, metadata, store, seconds).await
+        self.create_backup(name, metadata, store, seconds, &schedule.spec.include)
+            .await
     }
 
     /// Writes the status of what was read: refused when it has been changed since.
