@@ -215,6 +215,9 @@ pub struct EtcdBackupStatus {
     /// The node whose agent takes it and proves it; chosen by the operator, and another one when it is lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
+    /// Nodes whose member could not be read for it: another one is asked, and when none is left it has failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tried: Vec<Tried>,
     /// When the operator chose the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assigned_at: Option<Time>,
@@ -242,6 +245,17 @@ pub struct EtcdBackupStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[serde(default)]
     pub conditions: Vec<Condition>,
+}
+
+/// A node whose member could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Tried {
+    /// The node.
+    pub node: String,
+    /// Why, short and stable.
+    pub reason: String,
+    /// Why, in a sentence.
+    pub message: String,
 }
 
 /// What lies in the store.

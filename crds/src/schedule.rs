@@ -81,6 +81,11 @@ pub struct EtcdBackupScheduleSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drill: Option<Drill>,
 
+    /// What is stored beside each snapshot. `PKI` needs a store with `spec.encryption`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1))]
+    pub include: Vec<crate::Include>,
+
     /// Which backups are kept. Absent: the newest 7, and the newest of 7 days, 4 weeks and 6 months.
     #[serde(default = "default_retention")]
     pub retention: Retention,

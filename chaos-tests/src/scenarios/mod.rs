@@ -3,8 +3,11 @@
 
 mod agent_killed;
 mod api_away;
+mod backup_corrupt;
+mod backup_faults;
 mod backup_schedule;
 mod blocked_by_rehearsal;
+mod encrypted;
 mod lab_smoke;
 mod operator_killed;
 mod power_cut;
@@ -71,6 +74,9 @@ pub const ALL: &[Scenario] = &[
     rollback_ha::SCENARIO,
     rollback_late::SCENARIO,
     store_down::SCENARIO,
+    backup_faults::SCENARIO,
+    backup_corrupt::SCENARIO,
+    encrypted::SCENARIO,
     schedule_faults::SCENARIO,
     upgrade_ha::SCENARIO,
     backup_schedule::SCENARIO,

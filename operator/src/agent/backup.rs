@@ -324,7 +324,15 @@ impl Desk {
             Err(error) => tracing::warn!(backup = %key.name, reason = error.reason(), %error, "failed"),
         }
         self.tell_store(&report.backup.spec.store_ref.name, &end).await;
-        report.finish(&end, &stop).await;
+        match &end {
+            // This member's fault: the operator asks another one, if there is one.
+            Err(error @ TakeError::Etcd(_)) => {
+                report.hand_back(&self.node, error, &stop).await;
+            }
+            _ => {
+                report.finish(&end, &stop).await;
+            }
+        }
         Outcome::Settled
     }
 

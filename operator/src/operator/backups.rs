@@ -7,34 +7,72 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use lockkeeper_crds as crds;
 use lockkeeper_policies::accept::{Acceptance, Candidate, accept};
 use lockkeeper_policies::retention::Level;
-use lockkeeper_policies::{Cluster, Node, NodeName, Seen};
+use lockkeeper_policies::{Cluster, Etcd, Member, Node, NodeName, Seen};
 
 use super::wanted::chrono_time;
 
 /// On the backup of an upgrade: the `ClusterVersion` that it is the way back of.
 pub(super) const ROLLBACK_FOR: &str = "lockkeeper.dev/rollback-for";
 
-/// The node whose agent shall take the next backup: one that is heard, whose member is healthy, a
-/// follower rather than the leader, and of these the one that lags least.
+/// Entries that a member may have in its log and not yet in its data, when it was last seen. A healthy one has a
+/// handful; `etcd` itself refuses writes at 5000.
+const LAG: i64 = 1000;
+
+/// The node whose agent shall take the next backup: one that is heard and was not tried for it, whose member is
+/// healthy, votes and has no alarm of corruption, does not lag, a follower rather than the leader, and of these the
+/// one that is furthest. It reads linearizably before it streams: what lags all the same is found out there.
 pub(super) fn choose(
     nodes: &BTreeMap<NodeName, Node>,
     reports: &BTreeMap<String, crds::ControlPlaneNode>,
+    tried: &[crds::Tried],
 ) -> Option<NodeName> {
-    let applied = |name: &NodeName| {
-        let etcd = reports.get(name.as_ref())?.status.as_ref()?.etcd.as_ref()?;
-        etcd.raft_applied_index
+    let seen = |name: &NodeName| reports.get(name.as_ref())?.status.as_ref()?.etcd.as_ref();
+    let applied = |name: &NodeName| seen(name)?.raft_applied_index;
+    let lags = |name: &NodeName| {
+        let of = |etcd: &crds::EtcdStatus| Some(etcd.raft_index? - etcd.raft_applied_index?);
+        seen(name).and_then(of).is_some_and(|lag| lag > LAG)
     };
     nodes
         .iter()
         .filter(|(_, node)| node.stale.is_none())
+        .filter(|(name, _)| !tried.iter().any(|t| t.node == name.as_ref()))
         .filter_map(|(name, node)| match &node.etcd {
-            Seen::Known(etcd) if etcd.unhealthy.is_none() => {
-                Some(((etcd.member_id != etcd.leader_id), applied(name), name))
-            }
+            Seen::Known(etcd) if etcd.unhealthy.is_none() && !spoilt(etcd) => Some((
+                (!lags(name), etcd.member_id != etcd.leader_id),
+                applied(name),
+                name,
+            )),
             _ => None,
         })
         .max_by(|a, b| (a.0, a.1, b.2).cmp(&(b.0, b.1, a.2)))
         .map(|(_, _, name)| name.clone())
+}
+
+/// True for a member whose data is no backup: a learner's may be half of it, a corrupt one's is wrong.
+fn spoilt(etcd: &Etcd) -> bool {
+    let learner = |m: &Member| m.learner && m.id == etcd.member_id;
+    let corrupt = |alarm: &String| alarm.contains("CORRUPT") && alarm.contains(&etcd.member_id);
+    etcd.members.iter().any(learner) || etcd.alarms.iter().any(corrupt)
+}
+
+/// The end of a backup for which every member that could be asked was tried; none when none was.
+pub(super) fn exhausted(mut status: crds::EtcdBackupStatus, now: Time) -> Option<crds::EtcdBackupStatus> {
+    let last = status.tried.last()?;
+    let nodes: Vec<&str> = status.tried.iter().map(|t| t.node.as_str()).collect();
+    let message = format!("{} (tried: {})", last.message, nodes.join(", "));
+    let reason = last.reason.clone();
+    let ended = crds::condition(
+        "Succeeded",
+        crds::Tristate::False,
+        &reason,
+        &message,
+        None,
+        now.clone(),
+    );
+    crds::set_condition(&mut status.conditions, ended);
+    status.message = message;
+    status.completed_at = Some(now);
+    Some(status)
 }
 
 /// True for a backup that no agent has been given yet.
@@ -129,7 +167,6 @@ pub(super) fn abandoned(mut status: crds::EtcdBackupStatus, why: &str, now: Time
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lockkeeper_policies::Etcd;
 
     fn node(member: &str, leader: &str, healthy: bool, stale: bool) -> Node {
         Node {
@@ -179,13 +216,73 @@ mod tests {
             ("cp3".into(), report(95)),
         ]
         .into();
-        assert_eq!(choose(&nodes, &reports), Some("cp3".into()));
+        assert_eq!(choose(&nodes, &reports, &[]), Some("cp3".into()));
+        let tried = |name: &str| crds::Tried {
+            node: name.to_owned(),
+            reason: "EtcdUnavailable".to_owned(),
+            message: "gone".to_owned(),
+        };
+        let all = [tried("cp3"), tried("cp2"), tried("cp1")];
+        assert_eq!(choose(&nodes, &reports, &all[..1]), Some("cp2".into()));
+        assert_eq!(choose(&nodes, &reports, &all[..2]), Some("cp1".into()));
+        assert_eq!(choose(&nodes, &reports, &all), None);
         nodes.insert("cp3".into(), node("3", "1", true, true));
-        assert_eq!(choose(&nodes, &reports), Some("cp2".into()));
+        assert_eq!(choose(&nodes, &reports, &[]), Some("cp2".into()));
         nodes.insert("cp2".into(), node("2", "1", false, false));
-        assert_eq!(choose(&nodes, &reports), Some("cp1".into()));
+        assert_eq!(choose(&nodes, &reports, &[]), Some("cp1".into()));
         nodes.insert("cp1".into(), node("1", "1", false, false));
-        assert_eq!(choose(&nodes, &reports), None);
+        assert_eq!(choose(&nodes, &reports, &[]), None);
+    }
+
+    #[test]
+    fn what_lags_comes_after_the_leader_and_what_is_spoilt_never() {
+        let mut nodes: BTreeMap<NodeName, Node> = [
+            ("cp1".into(), node("1", "1", true, false)),
+            ("cp2".into(), node("2", "1", true, false)),
+        ]
+        .into();
+        let mut reports: BTreeMap<String, _> =
+            [("cp1".into(), report(9000)), ("cp2".into(), report(8999))].into();
+        assert_eq!(choose(&nodes, &reports, &[]), Some("cp2".into()));
+        let status = reports.get_mut("cp2").and_then(|r| r.status.as_mut()).unwrap();
+        status.etcd.as_mut().unwrap().raft_index = Some(8999 + LAG + 1);
+        assert_eq!(choose(&nodes, &reports, &[]), Some("cp1".into()));
+        for spoil in [
+            |etcd: &mut Etcd| etcd.alarms.push("CORRUPT on 1".to_owned()),
+            |etcd: &mut Etcd| {
+                etcd.members.push(Member {
+                    id: "1".to_owned(),
+                    name: "cp1".to_owned(),
+                    learner: true,
+                });
+            },
+        ] {
+            let mut spoilt = node("1", "1", true, false);
+            if let Seen::Known(etcd) = &mut spoilt.etcd {
+                spoil(etcd);
+            }
+            nodes.insert("cp1".into(), spoilt);
+            assert_eq!(choose(&nodes, &reports, &[]), Some("cp2".into()));
+        }
+    }
+
+    #[test]
+    fn a_backup_that_every_member_failed_says_who_and_why() {
+        let now = || Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH);
+        assert_eq!(exhausted(crds::EtcdBackupStatus::default(), now()), None);
+        let tried = ["cp2", "cp1"].map(|node| crds::Tried {
+            node: node.to_owned(),
+            reason: "EtcdUnavailable".to_owned(),
+            message: format!("etcd of {node} is gone"),
+        });
+        let status = crds::EtcdBackupStatus {
+            tried: tried.to_vec(),
+            ..Default::default()
+        };
+        let ended = exhausted(status, now()).unwrap();
+        assert_eq!(ended.message, "etcd of cp1 is gone (tried: cp2, cp1)");
+        assert_eq!(ended.conditions[0].reason, "EtcdUnavailable");
+        assert!(ended.completed_at.is_some());
     }
 
     #[test]

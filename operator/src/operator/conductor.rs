@@ -472,9 +472,16 @@ impl Conductor {
         let nodes = sight::nodes(&self.cache.kube.state(), reports, None, |r| {
             self.fresh.stale(&r.name_any(), now)
         });
-        if let (Some(node), Some(at)) = (backups::choose(&nodes, reports), kube_time(Utc::now())) {
+        let Some(at) = kube_time(Utc::now()) else {
+            return Ok(());
+        };
+        let (name, status) = (waiting.name_any(), waiting.status.clone().unwrap_or_default());
+        if let Some(node) = backups::choose(&nodes, reports, &status.tried) {
             self.leadership.check()?;
-            self.hands.assign(&waiting.name_any(), node.as_ref(), &at).await?;
+            self.hands.assign(&name, node.as_ref(), &at).await?;
+        } else if let Some(ended) = backups::exhausted(status, at) {
+            self.leadership.check()?;
+            self.hands.fail_backup(&name, &ended).await?;
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use object_store::path::Path;
-use object_store::{MultipartUpload, PutMultipartOptions, PutPayload};
+use object_store::{MultipartUpload, ObjectStoreExt as _, PutMultipartOptions, PutPayload};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -99,10 +99,12 @@ impl Store {
             }
         };
         if let Err(e) = self.complete(&mut upload).await {
-            // The answer may be lost and the object be there; if so, the abort finds nothing, and the caller
-            // takes the object away.
-            upload.abort().await;
-            return Err(e.into());
+            // Its answer may be lost: of a server that restarted meanwhile, to which the upload is unknown now. Then
+            // the object is there, and the reading back says whether it is the one.
+            if !self.is_there(&location, stored.size).await {
+                upload.abort().await;
+                return Err(e.into());
+            }
         }
         upload.done();
         Ok(Object {
@@ -196,6 +198,11 @@ impl Store {
             self.within(OPERATION, "upload a part", part).await?;
         }
         Ok(())
+    }
+
+    async fn is_there(&self, location: &Path, size: u64) -> bool {
+        let found = tokio::time::timeout(CLEAN_UP, self.objects.head(location)).await;
+        matches!(found, Ok(Ok(meta)) if meta.size == size)
     }
 
     async fn complete(&self, upload: &mut Upload) -> Result<(), StoreError> {

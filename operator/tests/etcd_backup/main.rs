@@ -8,6 +8,7 @@
 mod api;
 mod deleted;
 mod figures;
+mod stores;
 mod world;
 
 use std::path::Path;
@@ -437,6 +438,7 @@ async fn a_member_is_observed_over_its_certificates() {
     );
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     etcd.process.signal(Signal::CONT);
+    etcd.healthy().await;
     let seen = member.observe().await.unwrap();
     assert_eq!(seen.healthy, Tristate::True, "{}", seen.message);
 

@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use etcd_client::{Client, Txn, TxnOp};
@@ -11,6 +12,7 @@ use lockkeeper::agent::etcd::EtcdMember;
 use lockkeeper::store::{Credentials, Store};
 use lockkeeper_crds::{EtcdBackupStoreSpec, LocalReference, S3};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 pub(crate) const BUCKET: &str = "backups";
 pub(crate) const SECRET_NAME: &str = "s3-key";
@@ -60,12 +62,18 @@ impl Drop for Process {
     }
 }
 
+/// A port that nobody else takes: not another test, since each is given once, and not an outgoing connection, since
+/// those begin at 32768. A port of the kernel's own choice is free only until somebody connects to somewhere, and a
+/// server that was stopped for a while may find it taken.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
+    let begin = u16::try_from(std::process::id() % 100).unwrap() * 100;
+    loop {
+        let port = 15_000 + (begin + GIVEN.fetch_add(1, Ordering::Relaxed)) % 15_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 pub(crate) async fn listening(port: u16) {
@@ -84,6 +92,8 @@ pub(crate) struct Etcd {
     pub(crate) process: Process,
     pub(crate) endpoint: String,
     pub(crate) root: TempDir,
+    /// Where it says in the clear how it fares.
+    health: u16,
     /// Removed when dropped.
     _data: TempDir,
 }
@@ -95,7 +105,7 @@ impl Etcd {
 
     pub(crate) async fn start_with(bin: &Path, scheme: &str, more: &[String]) -> Self {
         let data = tempfile::tempdir().unwrap();
-        let (client, peer) = (free_port(), free_port());
+        let (client, peer, health) = (free_port(), free_port(), free_port());
         let endpoint = format!("{scheme}://127.0.0.1:{client}");
         let peer = format!("http://127.0.0.1:{peer}");
         let process = Process::start(
@@ -115,6 +125,7 @@ impl Etcd {
                     "--initial-advertise-peer-urls",
                     &peer,
                 ])
+                .args(["--listen-metrics-urls", &format!("http://127.0.0.1:{health}")])
                 // The bench fills a gigabyte.
                 .args(["--quota-backend-bytes", "8589934592", "--log-level", "error"])
                 .args(more),
@@ -127,11 +138,36 @@ impl Etcd {
             flags.push("--trusted-ca-file=/etc/kubernetes/pki/etcd/ca.crt".to_owned());
         }
         write_manifest(root.path(), &flags);
-        Self {
+        let etcd = Self {
             process,
             endpoint,
             root,
+            health,
             _data: data,
+        };
+        etcd.healthy().await;
+        etcd
+    }
+
+    /// Waits until it has a leader and answers: it listens long before, and what is asked meanwhile waits in line.
+    pub(crate) async fn healthy(&self) {
+        let began = Instant::now();
+        loop {
+            let answer = async {
+                let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", self.health))
+                    .await
+                    .ok()?;
+                let mut text = String::new();
+                stream.write_all(b"GET /health HTTP/1.0\r\n\r\n").await.ok()?;
+                stream.read_to_string(&mut text).await.ok()?;
+                Some(text)
+            };
+            let answer = tokio::time::timeout(Duration::from_secs(5), answer).await;
+            if matches!(answer, Ok(Some(text)) if text.contains("\"health\":\"true\"")) {
+                return;
+            }
+            assert!(began.elapsed() < Duration::from_secs(60), "etcd is not well");
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
@@ -237,6 +273,19 @@ impl ObjectServer {
 
     pub(crate) fn store(&self) -> Store {
         Store::from_spec("main", &self.spec(), Self::credentials()).unwrap()
+    }
+
+    /// Another program's client of the same bucket.
+    pub(crate) fn raw(&self) -> object_store::aws::AmazonS3 {
+        object_store::aws::AmazonS3Builder::new()
+            .with_endpoint(format!("http://127.0.0.1:{}", self.port))
+            .with_region("us-east-1")
+            .with_bucket_name(BUCKET)
+            .with_access_key_id("identifier")
+            .with_secret_access_key("secret-key")
+            .with_allow_http(true)
+            .build()
+            .unwrap()
     }
 
     /// Every object, as the server's own directory has it.

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams};
 use lockkeeper_crds::{
-    Artifact, EtcdBackup, EtcdBackupStatus, Findings, Proof, Tristate, condition, set_condition,
+    Artifact, EtcdBackup, EtcdBackupStatus, Findings, Proof, Tried, Tristate, condition, set_condition,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -107,14 +107,36 @@ impl Report {
 
     /// Writes the end, however long the API is away, until `cancel`. False when it is not written: cancelled,
     /// the object gone, or somebody else's end already there.
-    pub(super) async fn finish(
+    pub(super) async fn finish(self, end: &Result<Artifact, TakeError>, cancel: &CancellationToken) -> bool {
+        self.settle(|report| report.end(end), cancel).await
+    }
+
+    /// Gives it back to the operator, since this node's member cannot be read; in the same way.
+    pub(super) async fn hand_back(self, node: &str, why: &TakeError, cancel: &CancellationToken) -> bool {
+        let write = |report: &Self| {
+            let mut tried = report.status().tried;
+            tried.push(Tried {
+                node: node.to_owned(),
+                reason: why.reason().to_owned(),
+                message: why.to_string(),
+            });
+            serde_json::json!({
+                "node": null, "assignedAt": null, "startedAt": null, "streamedBytes": null,
+                "tried": tried,
+                "message": format!("{node}: {why}; another member is asked"),
+            })
+        };
+        self.settle(write, cancel).await
+    }
+
+    async fn settle(
         mut self,
-        end: &Result<Artifact, TakeError>,
+        status: impl Fn(&Self) -> serde_json::Value,
         cancel: &CancellationToken,
     ) -> bool {
         let name = self.backup.metadata.name.clone().unwrap_or_default();
         loop {
-            match self.write(self.end(end)).await {
+            match self.write(status(&self)).await {
                 Ok(Written::Yes) => return true,
                 Ok(Written::Gone) => return false,
                 Ok(Written::Conflict) => match Self::read(&self.api, &name).await {

@@ -46,6 +46,7 @@ impl Hands {
         let spec = json!({
             "storeRef": schedule.spec.store_ref,
             "deadlineSeconds": schedule.spec.deadline_seconds,
+            "include": schedule.spec.include,
             "proof": schedule.spec.proof,
         });
         self.create_backup(name, metadata, spec).await
