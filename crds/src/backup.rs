@@ -1,4 +1,4 @@
-//! `EtcdBackupStore` (where) and `EtcdBackup` (one snapshot).
+//! `EtcdBackup` (one snapshot). Where it lies: `store`.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
@@ -68,85 +68,6 @@ impl std::fmt::Display for Proof {
     }
 }
 
-/// Where backups lie.
-#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[kube(
-    group = "lockkeeper.dev",
-    version = "v1alpha1",
-    kind = "EtcdBackupStore",
-    plural = "etcdbackupstores",
-    shortname = "ebstore",
-    category = "lockkeeper",
-    namespaced,
-    status = "EtcdBackupStoreStatus",
-    derive = "PartialEq",
-    doc = "A place for etcd backups.",
-    printcolumn(name = "Bucket", type_ = "string", json_path = ".spec.s3.bucket"),
-    printcolumn(name = "Prefix", type_ = "string", json_path = ".spec.s3.prefix"),
-    printcolumn(
-        name = "Available",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Available\")].status"
-    ),
-    printcolumn(
-        name = "Message",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Available\")].message"
-    ),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
-)]
-#[serde(rename_all = "camelCase")]
-pub struct EtcdBackupStoreSpec {
-    /// An S3 bucket or what speaks its protocol.
-    pub s3: S3,
-}
-
-/// An S3 bucket.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct S3 {
-    /// The bucket; it must exist.
-    #[schemars(length(min = 3, max = 63))]
-    pub bucket: String,
-    /// Goes before every key; several clusters may share a bucket under prefixes of their own.
-    #[serde(default)]
-    #[schemars(
-        length(max = 512),
-        regex(pattern = r"^([A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*)?$")
-    )]
-    pub prefix: String,
-    /// The server, for one that is not Amazon's: `https://host:port`. `http://` sends data in the clear.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = r"^https?://[^ ]+$"))]
-    pub endpoint: Option<String>,
-    /// The region.
-    #[serde(default = "default_region")]
-    pub region: String,
-    /// True: `https://bucket.host/key`; false: `https://host/bucket/key`, as most servers of one's own want.
-    #[serde(default)]
-    pub virtual_hosted_style: bool,
-    /// A Secret in the same namespace with `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`. The chart's
-    /// value `store.secretNames` must name it too, or Lockkeeper may not read it.
-    pub credentials_secret: LocalReference,
-}
-
-fn default_region() -> String {
-    "us-east-1".to_owned()
-}
-
-/// What is known of a store.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct EtcdBackupStoreStatus {
-    /// The `metadata.generation` that this status answers.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub observed_generation: Option<i64>,
-    /// `Available`: the last backup or probe could write, read and delete.
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
-    #[serde(default)]
-    pub conditions: Vec<Condition>,
-}
-
 /// One snapshot of etcd. Immutable, but that more proof of it may be asked for.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[kube(
@@ -193,7 +114,7 @@ pub struct EtcdBackupStoreStatus {
     )
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.storeRef == oldSelf.storeRef && self.deadlineSeconds == oldSelf.deadlineSeconds").message("a backup's spec cannot be changed, spec.proof aside: make a new EtcdBackup"))]
+#[x_kube(validation = Rule::new("self.storeRef == oldSelf.storeRef && self.deadlineSeconds == oldSelf.deadlineSeconds && has(self.include) == has(oldSelf.include) && (!has(self.include) || self.include == oldSelf.include)").message("a backup's spec cannot be changed, spec.proof aside: make a new EtcdBackup"))]
 #[x_kube(validation = Rule::new("self.proof == oldSelf.proof || oldSelf.proof == 'Stored' || self.proof == 'Drilled'").message("spec.proof can only be raised, from Stored to Verified to Drilled: what was proven stays so; make a new EtcdBackup for less").field_path(".proof"))]
 pub struct EtcdBackupSpec {
     /// The store, in the same namespace.
@@ -206,6 +127,20 @@ pub struct EtcdBackupSpec {
     /// time, of a backup that is stored already too. `deadlineSeconds` is the limit of each proof by itself.
     #[serde(default)]
     pub proof: Proof,
+    /// What is stored beside the snapshot. `PKI` needs a store with `spec.encryption`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1))]
+    pub include: Vec<Include>,
+}
+
+/// What is stored beside the snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Include {
+    /// What a node needs to be built again with the same identity: the keys and certificates of
+    /// `/etc/kubernetes/pki`, the API server's encryption configuration, the static pod manifests. A restore on new
+    /// machines is none without them.
+    #[serde(rename = "PKI")]
+    Pki,
 }
 
 pub(crate) const fn default_deadline() -> u32 {
@@ -310,19 +245,32 @@ pub struct EtcdBackupStatus {
 }
 
 /// What lies in the store.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Artifact {
-    /// `s3://bucket/key` of the snapshot file, as `etcdutl snapshot restore` takes it.
+    /// `s3://bucket/key` of the snapshot: `snapshot.db`, with `.zst` when it is compressed and then `.age` when it is
+    /// encrypted. What comes out is a file as `etcdutl snapshot restore` takes it.
     pub uri: String,
     /// Its manifest beside it, published last: a backup without one does not exist.
     pub manifest_uri: String,
-    /// Size of the snapshot file, bytes.
+    /// Size of the snapshot file, bytes, once it is decrypted and decompressed.
     pub size_bytes: i64,
-    /// SHA-256 of the whole file, lower-case hex.
+    /// SHA-256 of the whole snapshot file, decrypted and decompressed, lower-case hex.
     pub sha256: String,
+    /// Size of the object, bytes: what the store holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored_bytes: Option<i64>,
+    /// How it is encrypted; absent when it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encrypted: Option<Encrypted>,
+    /// `s3://bucket/key` of the node's PKI, when it was included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pki_uri: Option<String>,
     /// etcd's revision when the stream began; what it holds is at least this new.
     pub revision: i64,
+    /// How many keys etcd had at that revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<i64>,
     /// The server's version.
     pub etcd_version: String,
     /// Hexadecimal.
@@ -345,4 +293,26 @@ pub struct Findings {
     /// Secrets that an API server could read in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secrets: Option<i64>,
+}
+
+/// How a backup is encrypted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Encrypted {
+    /// `age`, with keys or a passphrase.
+    pub kind: EncryptionKind,
+    /// The public keys whose secret keys open it; none with a passphrase.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recipients: Vec<String>,
+}
+
+/// What opens an encrypted backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum EncryptionKind {
+    /// The secret key of any one of its recipients; `age --decrypt --identity FILE` opens it too.
+    #[serde(rename = "age-recipients")]
+    AgeRecipients,
+    /// A passphrase; `age --decrypt` opens it too.
+    #[serde(rename = "age-passphrase")]
+    AgePassphrase,
 }

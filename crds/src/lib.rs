@@ -22,12 +22,14 @@ mod cluster_version;
 mod common;
 mod control_plane_node;
 mod schedule;
+mod store;
 
 pub use backup::*;
 pub use cluster_version::*;
 pub use common::*;
 pub use control_plane_node::*;
 pub use schedule::*;
+pub use store::*;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use futures::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde::Deserialize;
@@ -21,6 +21,20 @@ struct Manifest {
     size_bytes: u64,
     sha256: String,
     revision: i64,
+    snapshot: Object,
+}
+
+#[derive(Debug, Deserialize)]
+struct Object {
+    name: String,
+    stored: Stored,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Stored {
+    size_bytes: u64,
+    sha256: String,
 }
 
 /// The manifests in the bucket: a backup without one does not exist. Fails where one has no whole snapshot.
@@ -34,10 +48,11 @@ pub async fn published_backups(scene: &Scene) -> Result<Vec<String>> {
             continue;
         };
         let manifest: Manifest = serde_json::from_slice(&store.get(&object.location).await?.bytes().await?)?;
-        let snapshot = format!("{folder}/snapshot.db");
+        let (name, size) = (&manifest.snapshot.name, manifest.snapshot.stored.size_bytes);
+        let snapshot = format!("{folder}/{name}");
         let whole = objects
             .iter()
-            .any(|object| object.location.as_ref() == snapshot && object.size == manifest.size_bytes);
+            .any(|object| object.location.as_ref() == snapshot && object.size == size);
         ensure!(whole, "{key} is there, and no whole {snapshot} beside it");
         found.push(key);
     }
@@ -52,16 +67,31 @@ pub async fn restored(scene: &Scene, uri: &str) -> Result<(u64, String)> {
         .map(|(_, key)| key)
         .with_context(|| format!("`{uri}` is no s3:// address"))?;
     let store = scene.store()?;
-    let beside = key.replace("snapshot.db", "manifest.json");
+    let (folder, name) = key
+        .rsplit_once('/')
+        .with_context(|| format!("`{uri}` lies in no folder"))?;
+    let beside = format!("{folder}/manifest.json");
     let manifest = store
         .get(&beside.clone().into())
         .await
         .with_context(|| beside.clone())?;
     let manifest: Manifest = serde_json::from_slice(&manifest.bytes().await?)?;
-    let bytes = store.get(&key.into()).await?.bytes().await?;
+    let stored = store.get(&key.into()).await?.bytes().await?;
+    let as_stored = (stored.len() as u64, hex(&Sha256::digest(&stored)));
+    let wanted = &manifest.snapshot.stored;
+    ensure!(
+        manifest.snapshot.name == name && as_stored == (wanted.size_bytes, wanted.sha256.clone()),
+        "{uri} is not what its manifest says"
+    );
+    // With the library, not with our own code: anybody can open what is stored.
+    let bytes = match name {
+        "snapshot.db" => stored.to_vec(),
+        "snapshot.db.zst" => zstd::decode_all(stored.as_ref())?,
+        other => bail!("{other} needs a key"),
+    };
     ensure!(
         bytes.len() as u64 == manifest.size_bytes && hex(&Sha256::digest(&bytes)) == manifest.sha256,
-        "{uri} is not what its manifest says"
+        "{uri}, unpacked, is not what its manifest says"
     );
     let folder = tempfile::tempdir()?;
     std::fs::write(folder.path().join("snapshot.db"), &bytes)?;

@@ -11,6 +11,7 @@
 //! either adopts what was finished or calls it `Interrupted`; it is never tried again under the same object.
 
 mod discard;
+mod pki;
 mod prove;
 mod report;
 mod take;
@@ -27,7 +28,7 @@ use futures::future::OptionFuture;
 use kube::Api;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, watcher};
-use lockkeeper_crds::{Artifact, EtcdBackup};
+use lockkeeper_crds::{Artifact, EtcdBackup, Include};
 use tokio_util::sync::CancellationToken;
 
 pub use prove::Proving;
@@ -344,6 +345,7 @@ impl Desk {
                 .ok()
                 .map(|v| v.git_version),
             deadline: Duration::from_secs(spec.deadline_seconds.into()),
+            pki: spec.include.contains(&Include::Pki),
         };
         let (began, begun) = tokio::sync::oneshot::channel::<Arc<AtomicU64>>();
         let take = take(&self.member, &store, &request, stop, |snapshot| {
@@ -373,7 +375,11 @@ impl Desk {
             let place = store.key(&key.name, &key.uid);
             let manifest = store.manifest(&place).await?;
             if manifest.is_none() {
-                store.discard(&place.snapshot).await;
+                store.discard(&place).await;
+            }
+            // Nobody takes it any more: what it had begun to send goes too.
+            if let Err(error) = store.sweep_of(&place).await {
+                tracing::warn!(backup = %key.name, %error, "parts of it may be left in the store");
             }
             Ok::<_, StoreError>(manifest.map(|manifest| artifact(&store, &manifest)))
         };

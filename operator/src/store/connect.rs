@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use http::Uri;
-use lockkeeper_crds::S3;
+use lockkeeper_crds::{S3, ServerSideEncryption, ServerSideKind};
+use object_store::aws::AmazonS3ConfigKey;
 use object_store::aws::{AmazonS3, AmazonS3Builder};
-use object_store::{BackoffConfig, ClientOptions, RetryConfig};
+use object_store::local::LocalFileSystem;
+use object_store::{BackoffConfig, Certificate, ClientOptions, RetryConfig};
 
 use super::error::Failure;
 
@@ -54,22 +56,16 @@ impl Patience {
     };
 }
 
+/// `credentials`: none, and the environment says who we are.
+///
 /// # Errors
 /// When a field makes no sense, or there is no set of CA certificates on this machine and `https` needs one.
-pub(super) fn connect(s3: &S3, credentials: &Credentials, patience: Patience) -> Result<AmazonS3, Failure> {
-    // reqwest is built without a TLS provider of its own, so that there is one only. Whoever came first wins;
-    // it is the same one.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-
+pub(super) fn connect(
+    s3: &S3,
+    credentials: Option<&Credentials>,
+    patience: Patience,
+) -> Result<AmazonS3, Failure> {
     let endpoint = s3.endpoint.as_deref().map(Endpoint::parse).transpose()?;
-    let plain = endpoint.as_ref().is_some_and(Endpoint::plain);
-    let options = ClientOptions::new()
-        .with_timeout_disabled()
-        .with_read_timeout(patience.idle)
-        .with_connect_timeout(patience.connect)
-        .with_allow_http(plain)
-        // Without TLS no CA certificates are needed, and an image may have none.
-        .with_no_system_certificates(plain);
     let retry = RetryConfig {
         backoff: BackoffConfig {
             init_backoff: Duration::from_millis(200),
@@ -79,22 +75,88 @@ pub(super) fn connect(s3: &S3, credentials: &Credentials, patience: Patience) ->
         max_retries: patience.retries,
         retry_timeout: patience.retry_for,
     };
-    let mut builder = AmazonS3Builder::new()
+    let builder = match credentials {
+        Some(credentials) => AmazonS3Builder::new()
+            .with_access_key_id(&credentials.access_key_id)
+            .with_secret_access_key(&credentials.secret_access_key),
+        None => AmazonS3Builder::from_env(),
+    };
+    let mut builder = builder
         .with_bucket_name(&s3.bucket)
         .with_region(&s3.region)
-        .with_access_key_id(&credentials.access_key_id)
-        .with_secret_access_key(&credentials.secret_access_key)
         .with_virtual_hosted_style_request(s3.virtual_hosted_style)
         // One object at a time is all that is deleted here, and not every server knows the bulk request.
         .with_disable_bulk_delete(true)
-        .with_client_options(options)
+        .with_client_options(options(s3, patience)?)
         .with_retry(retry);
     if let Some(endpoint) = endpoint {
         builder = builder.with_endpoint(endpoint.url(s3));
     }
+    if let Some(encryption) = &s3.server_side_encryption {
+        builder = server_side(builder, encryption);
+    }
     builder.build().map_err(|e| Failure::Spec {
         field: "spec.s3",
         problem: super::error::chain(&e),
+    })
+}
+
+/// How the server is talked to.
+pub(super) fn options(s3: &S3, patience: Patience) -> Result<ClientOptions, Failure> {
+    // reqwest is built without a TLS provider of its own, so that there is one only. Whoever came first wins;
+    // it is the same one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let endpoint = s3.endpoint.as_deref().map(Endpoint::parse).transpose()?;
+    let plain = endpoint.as_ref().is_some_and(Endpoint::plain);
+    let mut options = ClientOptions::new()
+        .with_timeout_disabled()
+        .with_read_timeout(patience.idle)
+        .with_connect_timeout(patience.connect)
+        .with_allow_http(plain)
+        // Without TLS no CA certificates are needed, and an image may have none.
+        .with_no_system_certificates(plain);
+    if let Some(bundle) = &s3.ca_bundle {
+        let fail = |problem: &str| Failure::Spec {
+            field: "spec.s3.caBundle",
+            problem: problem.to_owned(),
+        };
+        let all =
+            Certificate::from_pem_bundle(bundle.as_bytes()).map_err(|_| fail("is no certificate in PEM"))?;
+        if all.is_empty() {
+            return Err(fail("holds no certificate in PEM"));
+        }
+        for certificate in all {
+            options = options.with_root_certificate(certificate);
+        }
+    }
+    Ok(options)
+}
+
+fn server_side(builder: AmazonS3Builder, encryption: &ServerSideEncryption) -> AmazonS3Builder {
+    let kind = |builder: AmazonS3Builder, kind: &str| {
+        let key = "aws_server_side_encryption".parse::<AmazonS3ConfigKey>();
+        match key {
+            Ok(key) => builder.with_config(key, kind),
+            Err(_) => builder,
+        }
+    };
+    match (encryption.kind, &encryption.kms_key_id) {
+        (ServerSideKind::S3, _) => kind(builder, "AES256"),
+        (ServerSideKind::Kms, Some(key)) => builder.with_sse_kms_encryption(key),
+        (ServerSideKind::Kms, None) => kind(builder, "aws:kms"),
+    }
+}
+
+/// # Errors
+/// When it is not there.
+pub(super) fn directory(path: &str) -> Result<LocalFileSystem, Failure> {
+    // What is said to be stored must be on the disk, as a server's answer means.
+    let opened = LocalFileSystem::new_with_prefix(path);
+    let opened = opened.map(|files| files.with_fsync(true).with_automatic_cleanup(true));
+    opened.map_err(|e| Failure::Directory {
+        path: path.to_owned(),
+        doing: "find it",
+        detail: super::error::deepest(&e),
     })
 }
 
@@ -153,9 +215,18 @@ pub(super) mod tests {
             endpoint: Some(endpoint.to_owned()),
             region: "us-east-1".to_owned(),
             virtual_hosted_style: false,
-            credentials_secret: LocalReference {
+            credentials_secret: Some(LocalReference {
                 name: "s3-key".to_owned(),
-            },
+            }),
+            ca_bundle: None,
+            server_side_encryption: None,
+        }
+    }
+
+    pub(in crate::store) fn spec(endpoint: &str) -> lockkeeper_crds::EtcdBackupStoreSpec {
+        lockkeeper_crds::EtcdBackupStoreSpec {
+            s3: Some(s3(endpoint)),
+            ..Default::default()
         }
     }
 
@@ -175,7 +246,7 @@ pub(super) mod tests {
             ("https://host/?a=b", "must not have a query"),
             ("https://", "must begin with"),
         ] {
-            let failure = connect(&s3(endpoint), &credentials(), Patience::PROBE).unwrap_err();
+            let failure = connect(&s3(endpoint), Some(&credentials()), Patience::PROBE).unwrap_err();
             let text = failure.to_string();
             assert!(text.contains("spec.s3.endpoint"), "{endpoint}: {text}");
             assert!(text.contains(says), "{endpoint}: {text}");
@@ -194,14 +265,8 @@ pub(super) mod tests {
 
     #[test]
     fn credentials_do_not_print_themselves() {
-        let store = crate::store::Store::from_spec(
-            "main",
-            &lockkeeper_crds::EtcdBackupStoreSpec {
-                s3: s3("http://127.0.0.1:1"),
-            },
-            &credentials(),
-        )
-        .unwrap();
+        let store =
+            crate::store::Store::from_spec("main", &spec("http://127.0.0.1:1"), credentials()).unwrap();
         let printed = format!("{:?} {store:?}", credentials());
         assert!(
             !printed.contains("VERYSECRET") && !printed.contains("AKIA"),

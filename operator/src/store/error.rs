@@ -50,6 +50,9 @@ impl StoreError {
                 | Failure::Damaged { .. }
                 | Failure::Misplaced { .. }
                 | Failure::File { .. }
+                | Failure::NoKey { .. }
+                | Failure::WrongKey { .. }
+                | Failure::EncryptionWanted
                 | Failure::Cancelled
         )
     }
@@ -166,6 +169,22 @@ pub enum Failure {
         cluster: String,
         node: String,
     },
+    #[error("{location} is encrypted, and no key is given for it: give {wanted}")]
+    NoKey { location: String, wanted: String },
+    #[error("wrong key: {location} is encrypted, and none of the keys given opens it; give {wanted}")]
+    WrongKey { location: String, wanted: String },
+    #[error("Secret {secret} {problem}")]
+    Key { secret: String, problem: String },
+    #[error(
+        "the PKI is stored encrypted only, and this store does not encrypt: set spec.encryption, or leave PKI out of the backup's spec.include"
+    )]
+    EncryptionWanted,
+    #[error("{path} cannot be used to {doing}: make it writable, or correct spec.directory.path ({detail})")]
+    Directory {
+        path: String,
+        doing: &'static str,
+        detail: String,
+    },
     #[error("{path} cannot be {doing}: {detail}")]
     File {
         path: String,
@@ -201,6 +220,11 @@ impl Failure {
             Self::NotOurs { .. } => "NotOurs",
             Self::ManifestInvalid { .. } => "ManifestInvalid",
             Self::Damaged { .. } => "Damaged",
+            Self::NoKey { .. } => "NoKey",
+            Self::WrongKey { .. } => "WrongKey",
+            Self::Key { .. } => "KeyInvalid",
+            Self::EncryptionWanted => "EncryptionRequired",
+            Self::Directory { .. } => "DirectoryUnusable",
             Self::Misplaced { .. } => "Misplaced",
             Self::File { .. } => "FileUnusable",
             Self::Cancelled => "Cancelled",
@@ -234,6 +258,10 @@ pub enum UploadError<E: std::error::Error + 'static> {
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) store: String,
+    /// Before every key in an address: `s3://bucket/`, `file:///path/`.
+    pub(super) root: String,
+    /// For a directory, its path.
+    pub(super) directory: Option<String>,
     pub(super) bucket: String,
     pub(super) endpoint: String,
     pub(super) region: String,
@@ -259,6 +287,15 @@ impl Place {
     }
 
     fn classify(&self, doing: &'static str, e: &object_store::Error) -> Failure {
+        if let Some(path) = &self.directory {
+            // What is not there is told apart by its kind, as on S3.
+            let io = find::<std::io::Error>(e);
+            return Failure::Directory {
+                path: path.clone(),
+                doing,
+                detail: io.map_or_else(|| deepest(e), ToString::to_string),
+            };
+        }
         let Place {
             bucket,
             endpoint,
@@ -418,7 +455,7 @@ pub(super) fn chain(e: &dyn std::error::Error) -> String {
     text
 }
 
-fn deepest(e: &dyn std::error::Error) -> String {
+pub(super) fn deepest(e: &dyn std::error::Error) -> String {
     let mut deepest = e;
     while let Some(source) = deepest.source() {
         deepest = source;

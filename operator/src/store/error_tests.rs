@@ -2,10 +2,9 @@ use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::http::{Method, StatusCode};
-use lockkeeper_crds::EtcdBackupStoreSpec;
 
 use crate::store::Store;
-use crate::store::connect::tests::{credentials, s3};
+use crate::store::connect::tests::{credentials, spec};
 
 /// A server that answers every request alike, in S3's words, quoting the credentials as S3 does.
 async fn server(status: u16, code: &'static str) -> String {
@@ -27,8 +26,7 @@ async fn serve(router: Router) -> String {
 }
 
 fn store(endpoint: &str) -> Store {
-    let spec = EtcdBackupStoreSpec { s3: s3(endpoint) };
-    Store::from_spec("main", &spec, &credentials()).unwrap()
+    Store::from_spec("main", &spec(endpoint), credentials()).unwrap()
 }
 
 #[tokio::test]

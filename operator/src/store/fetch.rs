@@ -13,6 +13,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::manifest::Object;
+use super::pack::{Unreadable, unpack};
 use super::{BackupKey, Failure, Fingerprint, Identities, Manifest, Store, StoreError, hex};
 
 /// For the head of the answer, and between two pieces of it; the client's own retries are within.
@@ -34,8 +36,8 @@ impl Store {
     /// * Memory is bounded, whatever the size.
     ///
     /// # Errors
-    /// When `manifest` is not of the backup at `key`, when what is stored is not what it says, when the store or
-    /// the disk fails, or on cancellation.
+    /// When `manifest` is not of the backup at `key`, when none of `keys` opens it, when what is stored is not what
+    /// the manifest says, when the store or the disk fails, or on cancellation.
     pub async fn fetch(
         &self,
         manifest: &Manifest,
@@ -44,15 +46,27 @@ impl Store {
         into: &Path,
         cancel: &CancellationToken,
     ) -> Result<(), StoreError> {
-        // Format 1 knows no encryption.
-        let _ = keys;
         self.belongs(manifest, key)?;
-        let stored = Fingerprint {
-            size: manifest.size_bytes,
-            sha256: manifest.sha256.clone(),
-        };
+        self.fetch_object(&manifest.snapshot(), key, keys, into, cancel)
+            .await
+    }
+
+    /// The same of one object of a backup.
+    pub(super) async fn fetch_object(
+        &self,
+        object: &Object,
+        key: &BackupKey,
+        keys: &Identities,
+        into: &Path,
+        cancel: &CancellationToken,
+    ) -> Result<(), StoreError> {
+        let location = key.object(&object.name);
+        if let Some(encrypted) = &object.encrypted {
+            let fits = keys.fit(encrypted, &self.uri(&location));
+            fits.map_err(|f| self.failure(f))?;
+        }
         let beside = beside(into);
-        let fetched = self.bring(&key.snapshot, &stored, &beside, cancel).await;
+        let fetched = self.bring(&location, object, keys, &beside, cancel).await;
         let placed = match fetched {
             Ok(()) => place(&beside, into).await.map_err(|f| self.failure(f)),
             Err(error) => Err(error),
@@ -67,33 +81,42 @@ impl Store {
     async fn bring(
         &self,
         location: &object_store::path::Path,
-        stored: &Fingerprint,
+        object: &Object,
+        keys: &Identities,
         beside: &Path,
         cancel: &CancellationToken,
     ) -> Result<(), StoreError> {
         let (pieces, taken) = mpsc::channel(BETWEEN);
-        let (path, plain) = (beside.to_owned(), stored.clone());
-        let writing = tokio::task::spawn_blocking(move || write_out(Pieces::new(taken), &path, &plain));
+        let (path, wanted, keys) = (beside.to_owned(), object.clone(), keys.clone());
+        let writing =
+            tokio::task::spawn_blocking(move || write_out(Pieces::new(taken), &path, &wanted, &keys));
         let downloaded = tokio::select! {
-            downloaded = self.download(location, stored, pieces) => downloaded,
+            downloaded = self.download(location, &object.stored, pieces) => downloaded,
             () = cancel.cancelled() => Err(self.failure(Failure::Cancelled)),
         };
         // What it reads from has ended with the download, whichever way.
-        let written = writing.await.unwrap_or_else(|e| {
-            Err(Unwritten::Here(Failure::File {
-                path: beside.display().to_string(),
-                doing: "written",
-                detail: e.to_string(),
-            }))
-        });
+        let written = writing
+            .await
+            .unwrap_or_else(|e| Err(Unwritten::Here(unwritten(beside, &e))));
         match (downloaded, written) {
-            (Ok(_), Ok(())) => Ok(()),
+            (Ok(()), Ok(())) => Ok(()),
             // Whatever the content lacks, the disk is the reason that the download was cut short.
             (_, Err(Unwritten::Here(failure))) => Err(self.failure(failure)),
             (Err(error), _) => Err(error),
-            (Ok(_), Err(Unwritten::Content(detail))) => Err(self.failure(Failure::Damaged {
+            (Ok(()), Err(Unwritten::Content(Unreadable::Content(detail)))) => {
+                Err(self.failure(Failure::Damaged {
+                    location: self.uri(location),
+                    detail,
+                }))
+            }
+            // It is what was stored, to the byte: so it is the key.
+            (Ok(()), Err(Unwritten::Content(Unreadable::WrongKey))) => Err(self.failure(Failure::WrongKey {
                 location: self.uri(location),
-                detail,
+                wanted: object
+                    .encrypted
+                    .as_ref()
+                    .map(super::keys::wanted)
+                    .unwrap_or_default(),
             })),
         }
     }
@@ -157,7 +180,15 @@ enum Unwritten {
     /// Because of this machine: nothing more need be read.
     Here(Failure),
     /// Because of what came. It was read to its end, so that the download's own verdict is there too.
-    Content(String),
+    Content(Unreadable),
+}
+
+fn unwritten(path: &Path, e: &dyn std::error::Error) -> Failure {
+    Failure::File {
+        path: path.display().to_string(),
+        doing: "written",
+        detail: e.to_string(),
+    }
 }
 
 /// What came from the network, as a reader for a thread that may block.
@@ -195,39 +226,51 @@ impl Read for Pieces {
     }
 }
 
-fn write_out(mut from: Pieces, path: &Path, plain: &Fingerprint) -> Result<(), Unwritten> {
-    let here = |e: std::io::Error| {
-        Unwritten::Here(Failure::File {
-            path: path.display().to_string(),
-            doing: "written",
-            detail: e.to_string(),
-        })
-    };
+fn write_out(mut from: Pieces, path: &Path, object: &Object, keys: &Identities) -> Result<(), Unwritten> {
+    let here = |e: std::io::Error| Unwritten::Here(unwritten(path, &e));
     let mut file = create(path).map_err(here)?;
     let mut hash = Sha256::new();
+    let written = {
+        let encrypted = object.encrypted.as_ref().map(|e| (e, keys));
+        match unpack(&mut from, object.compression, encrypted) {
+            // One byte more than there should be is enough to know.
+            Ok(plain) => copy(plain.take(object.plain.size + 1), &mut file, &mut hash, path),
+            Err(unreadable) => Err(Unwritten::Content(unreadable)),
+        }
+    };
+    let size = match written {
+        Ok(size) => size,
+        Err(content @ Unwritten::Content(_)) => {
+            from.drain();
+            return Err(content);
+        }
+        Err(here) => return Err(here),
+    };
+    from.drain();
+    let sha256 = hex(&hash.finalize());
+    if (size, &sha256) != (object.plain.size, &object.plain.sha256) {
+        return Err(Unwritten::Content(Unreadable::Content(format!(
+            "unpacked, it has {size} bytes with SHA-256 {sha256} instead of {} bytes with {}",
+            object.plain.size, object.plain.sha256
+        ))));
+    }
+    file.sync_all().map_err(here)
+}
+
+fn copy(mut from: impl Read, into: &mut File, hash: &mut Sha256, path: &Path) -> Result<u64, Unwritten> {
     let (mut chunk, mut size) = (vec![0; CHUNK], 0);
     loop {
         let read = match from.read(&mut chunk) {
-            Ok(0) => break,
+            Ok(0) => return Ok(size),
             Ok(read) => read,
-            Err(e) => {
-                from.drain();
-                return Err(Unwritten::Content(e.to_string()));
-            }
+            Err(e) => return Err(Unwritten::Content(Unreadable::Content(e.to_string()))),
         };
         let data = chunk.get(..read).unwrap_or_default();
         size += read as u64;
         hash.update(data);
-        file.write_all(data).map_err(here)?;
+        into.write_all(data)
+            .map_err(|e| Unwritten::Here(unwritten(path, &e)))?;
     }
-    let sha256 = hex(&hash.finalize());
-    if size != plain.size || sha256 != plain.sha256 {
-        return Err(Unwritten::Content(format!(
-            "unpacked, it has {size} bytes with SHA-256 {sha256} instead of {} bytes with {}",
-            plain.size, plain.sha256
-        )));
-    }
-    file.sync_all().map_err(here)
 }
 
 fn create(path: &Path) -> std::io::Result<File> {

@@ -27,6 +27,10 @@ fn manifest(content: &[u8]) -> Manifest {
         storage_version: None,
         kubernetes_version: None,
         revision: 7,
+        keys: None,
+        hash_kv: None,
+        snapshot: None,
+        pki: None,
         size_bytes: content.len() as u64,
         sha256: hex(&Sha256::digest(content)),
         part_size_bytes: 8 << 20,
@@ -48,7 +52,7 @@ impl World {
         let store = Store::from_objects(objects.clone(), "cluster");
         let key = store.key("nightly", UID);
         let payload = PutPayload::from(stored.to_vec());
-        objects.put(&key.snapshot, payload).await.unwrap();
+        objects.put(&key.object("snapshot.db"), payload).await.unwrap();
         Self {
             store,
             objects,
@@ -105,7 +109,11 @@ async fn what_is_not_what_the_manifest_says_is_refused_and_leaves_no_file() {
         assert_eq!(std::fs::read(world.target()).unwrap(), b"what was there before");
     }
     let world = World::with(&content()).await;
-    world.objects.delete(&world.key.snapshot).await.unwrap();
+    world
+        .objects
+        .delete(&world.key.object("snapshot.db"))
+        .await
+        .unwrap();
     let error = world.fetch(&manifest(&content())).await.unwrap_err();
     assert!(error.to_string().contains("it is not there"), "{error}");
 }

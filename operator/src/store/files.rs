@@ -5,18 +5,26 @@ use std::path::Path;
 use k8s_openapi::api::core::v1::Secret;
 use lockkeeper_crds::EtcdBackupStore;
 
-use super::{Credentials, Failure, Store, StoreError, key_pair};
+use super::open::{ACCESS_KEY_ID, SECRET_ACCESS_KEY, key_pair};
+use super::{Credentials, Failure, Secrets, Store, StoreError};
 
 impl Store {
     /// A store of what lies in files.
     ///
     /// `store` holds an `EtcdBackupStore` as YAML or JSON, as `kubectl get -o yaml` prints it. `credentials` holds its
     /// Secret in the same way, or lines `AWS_ACCESS_KEY_ID=…` and `AWS_SECRET_ACCESS_KEY=…`, the names in upper or
-    /// lower case: an environment file or `~/.aws/credentials` with one profile.
+    /// lower case: an environment file or `~/.aws/credentials` with one profile. None: a directory needs none, and for
+    /// a bucket the environment says who we are.
+    ///
+    /// It reads what is there. What it would keep is encrypted for the store's recipients; a passphrase is not given
+    /// here, and without it nothing is kept. The keys that open a backup are [`super::Identities`].
     ///
     /// # Errors
     /// When a file cannot be read or understood; it is named, and nothing of what it holds.
-    pub fn from_files(store: &Path, credentials: &Path) -> Result<Self, StoreError> {
+    pub fn from_files<'a>(
+        store: &Path,
+        credentials: impl Into<Option<&'a Path>>,
+    ) -> Result<Self, StoreError> {
         let at = store.display().to_string();
         let fail = |failure| StoreError::new(&at, failure);
         let text = read(store).map_err(fail)?;
@@ -28,10 +36,18 @@ impl Store {
             })
         })?;
         let name = parsed.metadata.name.as_deref().unwrap_or("from-file");
-        let credentials = read(credentials)
-            .and_then(|text| parse(&text, credentials))
+        let credentials = credentials.into().map(|path| {
+            let text = read(path)?;
+            parse(&text, path)
+        });
+        let credentials = credentials
+            .transpose()
             .map_err(|failure| StoreError::new(name, failure))?;
-        Self::from_spec(name, &parsed.spec, &credentials)
+        let secrets = Secrets {
+            credentials,
+            ..Secrets::default()
+        };
+        Self::from_spec(name, &parsed.spec, secrets)
     }
 }
 
@@ -69,8 +85,8 @@ fn parse(text: &str, path: &Path) -> Result<Credentials, Failure> {
         })
     };
     Ok(Credentials {
-        access_key_id: find(super::ACCESS_KEY_ID)?,
-        secret_access_key: find(super::SECRET_ACCESS_KEY)?,
+        access_key_id: find(ACCESS_KEY_ID)?,
+        secret_access_key: find(SECRET_ACCESS_KEY)?,
     })
 }
 
@@ -108,13 +124,13 @@ mod tests {
         let (store, key) = (at.path().join("store.yaml"), at.path().join("key"));
         std::fs::write(&key, "AWS_ACCESS_KEY_ID=id\nAWS_SECRET_ACCESS_KEY=key\n").unwrap();
         assert_eq!(
-            Store::from_files(&store, &key).unwrap_err().reason(),
+            Store::from_files(&store, key.as_path()).unwrap_err().reason(),
             "FileUnusable"
         );
         let yaml = "apiVersion: lockkeeper.dev/v1alpha1\nkind: EtcdBackupStore\nmetadata: {name: main}\n\
             spec: {s3: {bucket: backups, prefix: one, endpoint: 'http://127.0.0.1:1', credentialsSecret: {name: s3}}}\n";
         std::fs::write(&store, yaml).unwrap();
-        let store = Store::from_files(&store, &key).unwrap();
+        let store = Store::from_files(&store, key.as_path()).unwrap();
         assert_eq!(store.name(), "main");
         let manifest = store.key("nightly", "0123456789").manifest;
         assert_eq!(

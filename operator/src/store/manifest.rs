@@ -3,19 +3,30 @@
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use lockkeeper_crds::{Compression, Encrypted};
 use object_store::path::Path;
 use object_store::{ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
 use serde::{Deserialize, Serialize};
 
-use super::{Failure, Store, StoreError};
+use super::{Failure, Fingerprint, Store, StoreError};
 
-/// The format written here. A reader refuses a higher one.
-pub const FORMAT: u32 = 1;
+/// The format written here. A reader refuses a higher one and reads every lower one, for ever.
+///
+/// 1: the snapshot as etcd streamed it, `snapshot.db`. 2: packed, under the name that [`Manifest::snapshot`] says.
+pub const FORMAT: u32 = 2;
+
+/// The snapshot file's name before it is packed.
+pub(super) const SNAPSHOT: &str = "snapshot.db";
+
+/// The name of the node's PKI before it is packed.
+pub(super) const PKI: &str = "pki.tar";
+
+const MANIFEST: &str = "manifest.json";
 
 /// One operation on a small object, retries and all.
 const SMALL: Duration = Duration::from_secs(80);
 
-/// A manifest is under 1 KiB; what is larger than this is something else.
+/// A manifest is under 4 KiB; what is larger than this is something else.
 const MOST_BYTES: u64 = 64 * 1024;
 
 /// How often the manifest's put is tried: the client does not retry a conditional put by itself.
@@ -24,8 +35,7 @@ const TRIES: u32 = 4;
 /// Where one backup lies: `<prefix>/<name>-<first 8 of the UID>/`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackupKey {
-    /// The snapshot file, as etcd streamed it.
-    pub snapshot: Path,
+    directory: Path,
     /// The manifest.
     pub manifest: Path,
 }
@@ -38,17 +48,38 @@ impl BackupKey {
     /// Of the backup in this directory.
     pub(super) fn at(directory: Path) -> Self {
         Self {
-            snapshot: directory.clone().join("snapshot.db"),
-            manifest: directory.join("manifest.json"),
+            manifest: directory.clone().join(MANIFEST),
+            directory,
         }
     }
 
     /// The directory's own name, without the store's prefix: `<name>-<first 8 of the UID>`.
     #[must_use]
     pub fn name(&self) -> &str {
-        let mut parts = self.manifest.as_ref().rsplit('/');
-        parts.nth(1).unwrap_or_default()
+        self.directory.filename().unwrap_or_default()
     }
+
+    /// The object of this name beside the manifest.
+    #[must_use]
+    pub fn object(&self, name: &str) -> Path {
+        self.directory.clone().join(name)
+    }
+
+    /// Every place where data of this backup can lie, whatever it was packed with.
+    pub(super) fn objects(&self) -> impl Iterator<Item = Path> + '_ {
+        names().map(|name| self.object(&name))
+    }
+}
+
+/// Every name that data of a backup can have.
+pub(super) fn names() -> impl Iterator<Item = String> {
+    let packed = |name: &'static str| {
+        ["", ".zst", ".age", ".zst.age"]
+            .into_iter()
+            .map(move |p| format!("{name}{p}"))
+    };
+    // The PKI is never stored without encryption.
+    packed(SNAPSHOT).chain(packed(PKI).filter(|name| name.ends_with(".age")))
 }
 
 fn directory(backup: &str, uid: &str) -> String {
@@ -56,11 +87,41 @@ fn directory(backup: &str, uid: &str) -> String {
     format!("{backup}-{uid8}")
 }
 
+/// One object of a backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Object {
+    /// Its name beside the manifest: what it holds, and then what to undo, from the right.
+    pub name: String,
+    /// As it lies in the store.
+    pub stored: Fingerprint,
+    /// Decrypted and decompressed.
+    pub plain: Fingerprint,
+    /// How it is compressed.
+    pub compression: Compression,
+    /// How it is encrypted; none when it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encrypted: Option<Encrypted>,
+}
+
+/// `Maintenance.HashKV` of the member, for comparing with what was restored: equal hashes say something only of equal
+/// revisions *and* equal compact revisions (facts.md section 3.8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyHash {
+    /// Of keys and values.
+    pub hash: u32,
+    /// Up to which it was made.
+    pub revision: i64,
+    /// From which it was made.
+    pub compact_revision: i64,
+}
+
 /// What a backup is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
-    /// [`FORMAT`].
+    /// [`FORMAT`], or a lower one.
     pub format: u32,
     /// Of this one attempt: tells our own manifest from another's after an ambiguous failure.
     pub id: String,
@@ -84,10 +145,22 @@ pub struct Manifest {
     pub kubernetes_version: Option<String>,
     /// Of a linearizable read just before: the snapshot is at least this new.
     pub revision: i64,
-    /// Of the snapshot file.
+    /// Keys at that revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<i64>,
+    /// The member's own hash of its keys, where it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash_kv: Option<KeyHash>,
+    /// Of the snapshot file as etcd streamed it.
     pub size_bytes: u64,
-    /// Of the whole snapshot file, lower-case hexadecimal.
+    /// Of the whole snapshot file as etcd streamed it, lower-case hexadecimal.
     pub sha256: String,
+    /// The snapshot in the store. None in format 1; [`Manifest::snapshot`] knows both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Object>,
+    /// The node's PKI in the store, when it was included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pki: Option<Object>,
     /// In which it was uploaded.
     pub part_size_bytes: u64,
     /// When the stream began.
@@ -97,6 +170,24 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// The snapshot in the store.
+    #[must_use]
+    pub fn snapshot(&self) -> Object {
+        self.snapshot.clone().unwrap_or_else(|| {
+            let file = Fingerprint {
+                size: self.size_bytes,
+                sha256: self.sha256.clone(),
+            };
+            Object {
+                name: SNAPSHOT.to_owned(),
+                stored: file.clone(),
+                plain: file,
+                compression: Compression::None,
+                encrypted: None,
+            }
+        })
+    }
+
     /// True when it is of the backup that lies there: one that was copied from elsewhere is not.
     #[must_use]
     pub fn is_of(&self, key: &BackupKey) -> bool {
@@ -175,10 +266,92 @@ fn parse(bytes: &[u8]) -> Result<Manifest, String> {
         format: u32,
     }
     let Format { format } = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
-    if format != FORMAT {
+    if !(1..=FORMAT).contains(&format) {
         return Err(format!(
-            "it is of format {format}, and this version knows format {FORMAT} only"
+            "it is of format {format}, and this version of Lockkeeper knows formats 1 to {FORMAT}: use a newer one"
         ));
     }
-    serde_json::from_slice(bytes).map_err(|e| e.to_string())
+    let manifest: Manifest = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+    let named = match (&manifest.snapshot, format) {
+        (None, 1) => return Ok(manifest),
+        (None, _) => return Err("it names no snapshot".to_owned()),
+        (Some(snapshot), _) => snapshot,
+    };
+    // What it names is read and deleted: it must be a name that we gave.
+    for object in [Some(named), manifest.pki.as_ref()].into_iter().flatten() {
+        if !names().any(|name| name == object.name) {
+            return Err(format!(
+                "it names an object {:?}, which no backup has",
+                object.name
+            ));
+        }
+    }
+    if (named.plain.size, &named.plain.sha256) != (manifest.size_bytes, &manifest.sha256) {
+        return Err("it contradicts itself about the snapshot's size or SHA-256".to_owned());
+    }
+    Ok(manifest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn format(format: u32) -> Value {
+        let mut manifest = json!({
+            "format": format, "id": "a", "name": "nightly", "uid": "0123456789", "node": "cp1", "clusterId": "c",
+            "memberId": "m", "etcdVersion": "3.6.0", "revision": 5, "sizeBytes": 4, "sha256": "plain",
+            "partSizeBytes": 8388608, "startedAt": "2026-11-01T03:00:00Z", "completedAt": "2026-11-01T03:00:05Z",
+        });
+        if format == 2 {
+            manifest["keys"] = json!(3);
+            manifest["snapshot"] = json!({
+                "name": "snapshot.db.zst.age", "stored": {"sizeBytes": 2, "sha256": "stored"},
+                "plain": {"sizeBytes": 4, "sha256": "plain"}, "compression": "Zstd",
+                "encrypted": {"kind": "age-recipients", "recipients": ["age1x"]},
+            });
+        }
+        manifest
+    }
+
+    fn read(manifest: &Value) -> Result<Manifest, String> {
+        parse(manifest.to_string().as_bytes())
+    }
+
+    #[test]
+    fn format_1_is_read_for_ever_and_written_again_as_it_was() {
+        let first = read(&format(1)).unwrap();
+        let snapshot = first.snapshot();
+        assert_eq!((snapshot.name.as_str(), snapshot.stored.size), ("snapshot.db", 4));
+        assert_eq!(snapshot.stored, snapshot.plain);
+        assert_eq!(serde_json::to_value(&first).unwrap(), format(1));
+    }
+
+    #[test]
+    fn format_2_says_what_lies_there_and_what_it_was() {
+        let second = read(&format(2)).unwrap();
+        assert_eq!(serde_json::to_value(&second).unwrap(), format(2));
+        assert_eq!((second.snapshot().stored.size, second.size_bytes), (2, 4));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_the_reason() {
+        for (path, value, says) in [
+            ("/format", json!(3), "use a newer one"),
+            ("/format", json!(0), "format 0"),
+            (
+                "/snapshot/name",
+                json!("../../another/snapshot.db"),
+                "which no backup has",
+            ),
+            ("/snapshot/name", json!("pki.tar.zst"), "which no backup has"),
+            ("/snapshot/plain/sizeBytes", json!(5), "contradicts itself"),
+            ("/snapshot", Value::Null, "names no snapshot"),
+        ] {
+            let mut manifest = format(2);
+            *manifest.pointer_mut(path).unwrap() = value;
+            let told = read(&manifest).unwrap_err();
+            assert!(told.contains(says), "{path}: {told}");
+        }
+    }
 }

@@ -17,41 +17,40 @@ mod connect;
 mod error;
 mod fetch;
 mod files;
+mod keep;
 mod keys;
 mod list;
 mod manifest;
+mod open;
+mod pack;
+pub mod pki;
 mod probe;
 mod remove;
+mod sweep;
 mod upload;
 
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Secret;
-use kube::Api;
-use lockkeeper_crds::{EtcdBackupStore, EtcdBackupStoreSpec};
 use object_store::ObjectStore;
 use object_store::path::Path;
 
 pub use availability::publish_availability;
 pub use connect::Credentials;
 pub use error::{Failure, StoreError, UploadError};
+pub use keep::Kept;
 pub use keys::Identities;
 pub use list::Listed;
-pub use manifest::{BackupKey, FORMAT, Manifest};
+pub use manifest::{BackupKey, FORMAT, KeyHash, Manifest, Object};
+pub use open::{Passphrase, Secrets};
+pub use pki::{PkiError, PkiFile};
 pub(crate) use upload::hex;
 pub use upload::{Fingerprint, PART_SIZE, Piece, Source};
 
-use connect::{Patience, connect};
 use error::Place;
-
-/// Longest that one call of the API may take.
-const API_LIMIT: Duration = Duration::from_secs(10);
-
-/// The keys of the Secret that `spec.s3.credentialsSecret` names.
-const ACCESS_KEY_ID: &str = "AWS_ACCESS_KEY_ID";
-const SECRET_ACCESS_KEY: &str = "AWS_SECRET_ACCESS_KEY";
+use pack::Packing;
+use sweep::Uploads;
 
 /// A place for backups.
 ///
@@ -60,11 +59,16 @@ const SECRET_ACCESS_KEY: &str = "AWS_SECRET_ACCESS_KEY";
 pub struct Store {
     place: Arc<Place>,
     prefix: Path,
+    packing: Packing,
+    /// Bytes a second that are read for a backup.
+    limit: Option<u64>,
     identities: Identities,
     /// For data: retries for most of a minute, so that a server's restart does not cost a backup.
     objects: Arc<dyn ObjectStore>,
     /// For [`Store::probe`]: answers soon, well or not.
     brisk: Arc<dyn ObjectStore>,
+    /// For [`Store::sweep`].
+    uploads: Uploads,
 }
 
 impl std::fmt::Debug for Store {
@@ -78,72 +82,6 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    /// Reads `EtcdBackupStore` `name` and its Secret, and makes a client of them. Asks nothing of the store
-    /// itself: [`Store::probe`] does.
-    ///
-    /// # Errors
-    /// When one of the two objects is missing, incomplete or cannot be read.
-    pub async fn open(client: &kube::Client, namespace: &str, name: &str) -> Result<Self, StoreError> {
-        let fail = |failure| StoreError::new(name, failure);
-        let stores: Api<EtcdBackupStore> = Api::namespaced(client.clone(), namespace);
-        let store = read("EtcdBackupStore", stores.get_opt(name))
-            .await
-            .map_err(fail)?
-            .ok_or_else(|| {
-                fail(Failure::Missing {
-                    namespace: namespace.to_owned(),
-                })
-            })?;
-        let secret_name = store.spec.s3.credentials_secret.name.as_str();
-        let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
-        let secret = read("Secret", secrets.get_opt(secret_name))
-            .await
-            .map_err(fail)?
-            .ok_or_else(|| {
-                fail(Failure::Secret {
-                    secret: secret_name.to_owned(),
-                    problem: format!("does not exist in namespace {namespace}"),
-                })
-            })?;
-        let credentials = key_pair(&secret, secret_name).map_err(fail)?;
-        Self::from_spec(name, &store.spec, &credentials)
-    }
-
-    /// The same without an API.
-    ///
-    /// # Errors
-    /// When a field of the spec makes no sense; it is named.
-    pub fn from_spec(
-        name: &str,
-        spec: &EtcdBackupStoreSpec,
-        credentials: &Credentials,
-    ) -> Result<Self, StoreError> {
-        let fail = |failure| StoreError::new(name, failure);
-        let s3 = &spec.s3;
-        let prefix = Path::parse(&s3.prefix).map_err(|e| {
-            fail(Failure::Spec {
-                field: "spec.s3.prefix",
-                problem: e.to_string(),
-            })
-        })?;
-        Ok(Self {
-            place: Arc::new(Place {
-                store: name.to_owned(),
-                bucket: s3.bucket.clone(),
-                endpoint: s3
-                    .endpoint
-                    .clone()
-                    .unwrap_or_else(|| format!("Amazon S3 in {}", s3.region)),
-                region: s3.region.clone(),
-                secret: s3.credentials_secret.name.clone(),
-            }),
-            objects: Arc::new(connect(s3, credentials, Patience::DATA).map_err(fail)?),
-            brisk: Arc::new(connect(s3, credentials, Patience::PROBE).map_err(fail)?),
-            prefix,
-            identities: Identities::none(),
-        })
-    }
-
     /// The name of the `EtcdBackupStore`.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -156,16 +94,27 @@ impl Store {
         &self.identities
     }
 
+    /// True when it encrypts what it keeps.
+    #[must_use]
+    pub fn encrypts(&self) -> bool {
+        self.packing.lock.is_some()
+    }
+
+    /// What a store that does not encrypt has to say about what must be encrypted.
+    pub(crate) fn wants_encryption(&self) -> StoreError {
+        self.failure(Failure::EncryptionWanted)
+    }
+
     /// Where the backup of this name and UID lies, or would lie.
     #[must_use]
     pub fn key(&self, backup: &str, uid: &str) -> BackupKey {
         BackupKey::new(&self.prefix, backup, uid)
     }
 
-    /// `s3://bucket/key`.
+    /// `s3://bucket/key`, or `file:///path/key`.
     #[must_use]
     pub fn uri(&self, location: &Path) -> String {
-        format!("s3://{}/{location}", self.place.bucket)
+        format!("{}{location}", self.place.root)
     }
 
     fn error(&self, doing: &'static str, e: &object_store::Error) -> StoreError {
@@ -195,58 +144,22 @@ impl Store {
         Self {
             place: Arc::new(Place {
                 store: "test".to_owned(),
+                root: "s3://bucket/".to_owned(),
+                directory: None,
                 bucket: "bucket".to_owned(),
                 endpoint: "memory".to_owned(),
                 region: "nowhere".to_owned(),
                 secret: "secret".to_owned(),
             }),
             prefix: Path::from(prefix),
+            packing: Packing::default(),
+            limit: None,
             identities: Identities::none(),
             brisk: objects.clone(),
             objects,
+            uploads: Uploads::Unknown,
         }
     }
-}
-
-async fn read<T>(what: &'static str, call: impl Future<Output = kube::Result<T>>) -> Result<T, Failure> {
-    match tokio::time::timeout(API_LIMIT, call).await {
-        Ok(Ok(found)) => Ok(found),
-        Ok(Err(e)) => Err(Failure::Api {
-            what,
-            detail: e.to_string(),
-        }),
-        Err(_) => Err(Failure::Api {
-            what,
-            detail: format!("no answer within {} s", API_LIMIT.as_secs()),
-        }),
-    }
-}
-
-fn key_pair(secret: &Secret, name: &str) -> Result<Credentials, Failure> {
-    Ok(Credentials {
-        access_key_id: secret_key(secret, name, ACCESS_KEY_ID)?,
-        secret_access_key: secret_key(secret, name, SECRET_ACCESS_KEY)?,
-    })
-}
-
-fn secret_key(secret: &Secret, name: &str, key: &'static str) -> Result<String, Failure> {
-    let fail = |problem: String| Failure::Secret {
-        secret: name.to_owned(),
-        problem,
-    };
-    let value = secret
-        .data
-        .as_ref()
-        .and_then(|data| data.get(key))
-        .ok_or_else(|| fail(format!("has no key {key}")))?;
-    // A trailing newline is what `echo secret | base64` leaves behind; no credential has one.
-    let value = std::str::from_utf8(&value.0)
-        .map_err(|_| fail(format!("holds something other than text under {key}")))?
-        .trim();
-    if value.is_empty() {
-        return Err(fail(format!("holds nothing under {key}")));
-    }
-    Ok(value.to_owned())
 }
 
 /// 128 bits in hexadecimal that nobody else has. Unique, not secret.
@@ -259,22 +172,6 @@ pub(crate) fn unique() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::ByteString;
-
-    #[test]
-    fn a_secret_that_lacks_a_key_is_named_with_the_key() {
-        let secret = Secret {
-            data: Some([(ACCESS_KEY_ID.to_owned(), ByteString(b"id\n".to_vec()))].into()),
-            ..Secret::default()
-        };
-        assert_eq!(secret_key(&secret, "s3", ACCESS_KEY_ID).unwrap(), "id");
-        let failure = secret_key(&secret, "s3", SECRET_ACCESS_KEY).unwrap_err();
-        let sentence = StoreError::new("main", failure).to_string();
-        assert!(
-            sentence.contains("Secret s3 has no key AWS_SECRET_ACCESS_KEY"),
-            "{sentence}"
-        );
-    }
 
     #[test]
     fn no_two_ids_are_the_same() {

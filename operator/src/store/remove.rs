@@ -12,27 +12,33 @@ const DELETE: Duration = Duration::from_secs(80);
 
 impl Store {
     /// Deletes the backup at `key`, if it is the one of the `EtcdBackup` with this UID: the manifest first, so that
-    /// at no moment there is a manifest without its snapshot. What is not there is not missed.
+    /// at no moment there is a manifest without its data. What is not there is not missed.
     ///
     /// # Errors
     /// When the store fails, or the manifest there is of another backup or cannot be understood; nothing is
     /// deleted then, or the manifest alone, and the same call again completes it.
     pub async fn remove(&self, key: &BackupKey, uid: &str) -> Result<(), StoreError> {
-        match self.manifest(key).await? {
-            None => {}
+        let objects: Vec<Path> = match self.manifest(key).await? {
+            // Half of it may have gone before.
+            None => key.objects().collect(),
             Some(manifest) if manifest.uid == uid => {
-                self.delete(&key.manifest, "delete the manifest").await?
+                self.delete(&key.manifest, "delete the manifest").await?;
+                let named = [Some(manifest.snapshot()), manifest.pki];
+                named.into_iter().flatten().map(|o| key.object(&o.name)).collect()
             }
             Some(_) => {
                 return Err(self.failure(Failure::NotOurs {
                     location: self.uri(&key.manifest),
                 }));
             }
+        };
+        for object in objects {
+            self.delete(&object, "delete the data").await?;
         }
-        self.delete(&key.snapshot, "delete the snapshot").await
+        Ok(())
     }
 
-    async fn delete(&self, location: &Path, doing: &'static str) -> Result<(), StoreError> {
+    pub(super) async fn delete(&self, location: &Path, doing: &'static str) -> Result<(), StoreError> {
         match tokio::time::timeout(DELETE, self.objects.delete(location)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(e)) => {
@@ -63,7 +69,7 @@ mod tests {
         let store = Store::from_objects(objects.clone(), "cluster");
         let key = store.key("nightly-20261101-0300", UID);
         let others = Path::from("cluster/by-hand-fedcba98/snapshot.db");
-        for location in [&key.snapshot, &others] {
+        for location in [&key.object("snapshot.db"), &others] {
             objects
                 .put(location, PutPayload::from_static(b"data"))
                 .await
@@ -110,7 +116,7 @@ mod tests {
         for (there, reason) in [
             (manifest("01234567-another"), "NotOurs"),
             (
-                manifest(UID).replace("\"format\": 1", "\"format\": 2"),
+                manifest(UID).replace("\"format\": 1", "\"format\": 3"),
                 "ManifestInvalid",
             ),
             ("{".to_owned(), "ManifestInvalid"),

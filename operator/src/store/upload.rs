@@ -1,33 +1,52 @@
-//! From a source into the store in one pass: multipart upload, read back, manifest.
+//! From a source into the store in one pass: packed on a thread of its own, sent in parts.
+//!
+//! ```text
+//! source -> batches -> [compress, encrypt, hash] -> parts -> server
+//!    async, 256 KiB         a blocking thread         async, 8 MiB, two at a time
+//! ```
+//!
+//! Every arrow is a bounded channel: the slowest of them sets the pace, and memory does not grow with the size.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt as _;
 use object_store::path::Path;
-use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt as _, PutMultipartOptions, PutPayload};
-use sha2::{Digest as _, Sha256};
+use object_store::{MultipartUpload, PutMultipartOptions, PutPayload};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{BackupKey, Failure, Manifest, Store, StoreError, UploadError, unique};
+use super::manifest::Object;
+use super::pack::pack;
+use super::{Failure, Store, StoreError, UploadError};
 
 /// All parts but the last: S3's least is 5 MiB, and with its most of 10 000 parts this lets 78 GiB through.
 pub const PART_SIZE: usize = 8 * 1024 * 1024;
 
-/// Parts on their way while the next one fills. Three parts are all that an upload holds in memory: 24 MiB.
+/// Parts on their way. With the one that fills and the one that waits to be sent, four are all that an upload holds
+/// in memory: 32 MiB.
 const IN_FLIGHT: usize = 2;
 
+/// What is given to the packing thread at once. etcd's messages are of 32 KiB: one wake-up for eight of them.
+const BATCH: usize = 256 * 1024;
+
+/// Batches that wait for the packing thread: 2 MiB.
+const BATCHES: usize = 8;
+
 /// One operation with all its retries (`Patience::DATA` ends within 80 s); for a client that breaks its word.
-const OPERATION: Duration = Duration::from_secs(100);
+pub(super) const OPERATION: Duration = Duration::from_secs(100);
 
 /// For taking away what a failed upload left, on a store that may be just as failed.
 const CLEAN_UP: Duration = Duration::from_secs(10);
 
-/// Size and hash of all that a source gave.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Size and hash of a file or an object.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Fingerprint {
     /// Bytes.
+    #[serde(rename = "sizeBytes")]
     pub size: u64,
     /// SHA-256, lower-case hexadecimal.
     pub sha256: String,
@@ -55,110 +74,44 @@ pub trait Source: Send {
 }
 
 impl Store {
-    /// Stores what `source` gives as the backup at `key`.
+    /// Uploads what `source` gives, packed as the store packs, beside `manifest` under the packed form of `name`.
     ///
-    /// # Guarantees
-    /// * `Ok`: the snapshot was read back with the same size and hash, and its manifest is published.
-    /// * `Err`: no manifest was published that this call knows of, and parts and object were deleted as far as
-    ///   the store answered; a warning says where it did not. The same when the future is dropped, but in the
-    ///   background: an agent that is about to end cancels instead, and waits.
-    /// * At most three parts ([`PART_SIZE`]) are in memory.
-    ///
-    /// # Caveats
-    /// An agent that is killed leaves the parts of its unfinished upload in the bucket. Give the bucket a
-    /// lifecycle rule for unfinished multipart uploads.
-    ///
-    /// # Errors
-    /// When the store or the source fails, when what is read back differs, or on cancellation.
-    pub async fn keep<S: Source>(
+    /// When it fails, or its future is dropped, the upload is aborted.
+    pub(super) async fn upload<S: Source>(
         &self,
-        key: &BackupKey,
+        place: impl Fn(&str) -> Path,
+        name: &str,
         source: &mut S,
-        describe: impl FnOnce(String, &Fingerprint) -> Manifest,
         cancel: &CancellationToken,
-    ) -> Result<Manifest, UploadError<S::Error>> {
-        if self.manifest(key).await?.is_some() {
-            let location = self.uri(&key.manifest);
-            return Err(self.failure(Failure::ManifestTaken { location }).into());
-        }
-        let began = Instant::now();
-        let fingerprint = self.upload(&key.snapshot, source, cancel).await?;
-        let uploaded = began.elapsed();
-        let proven = tokio::select! {
-            proven = self.read_back(&key.snapshot, &fingerprint) => proven.map_err(UploadError::Store),
+    ) -> Result<Object, UploadError<S::Error>> {
+        let name = self.packing.name(name);
+        let location = place(&name);
+        let mut upload = self.begin(&location).await?;
+        let sent = tokio::select! {
+            sent = self.stream(&mut upload, source) => sent,
             () = cancel.cancelled() => Err(UploadError::Cancelled),
         };
-        if let Err(e) = proven {
-            self.discard(&key.snapshot).await;
-            return Err(e);
-        }
-        let manifest = describe(unique(), &fingerprint);
-        if let Err(e) = self.publish(key, &manifest).await {
-            // A manifest without its snapshot would be worse than a snapshot without its manifest.
-            match self.manifest(key).await {
-                Ok(None) => self.discard(&key.snapshot).await,
-                Ok(Some(_)) => {}
-                Err(_) => {
-                    tracing::warn!(uri = %self.uri(&key.snapshot), "left in the store: it does not say whether it has a manifest")
-                }
+        let (plain, stored) = match sent {
+            Ok(sent) => sent,
+            Err(e) => {
+                upload.abort().await;
+                return Err(e);
             }
+        };
+        if let Err(e) = self.complete(&mut upload).await {
+            // The answer may be lost and the object be there; if so, the abort finds nothing, and the caller
+            // takes the object away.
+            upload.abort().await;
             return Err(e.into());
         }
-        tracing::info!(
-            uri = %self.uri(&key.snapshot),
-            bytes = fingerprint.size,
-            upload_seconds = uploaded.as_secs_f32(),
-            read_back_seconds = (began.elapsed() - uploaded).as_secs_f32(),
-            "stored",
-        );
-        Ok(manifest)
-    }
-
-    /// Deletes a snapshot without a manifest. What fails is logged: the caller has a better error already.
-    pub async fn discard(&self, snapshot: &Path) {
-        let delete = self.within(
-            CLEAN_UP,
-            "delete a snapshot without a manifest",
-            self.objects.delete(snapshot),
-        );
-        match delete.await {
-            Ok(()) => {}
-            Err(e) if matches!(e.failure(), Failure::Refused { detail, .. } if detail.starts_with("HTTP 404")) =>
-                {}
-            Err(e) => {
-                tracing::warn!(uri = %self.uri(snapshot), error = %e, "left in the store, without a manifest")
-            }
-        }
-    }
-
-    async fn upload<S: Source>(
-        &self,
-        location: &Path,
-        source: &mut S,
-        cancel: &CancellationToken,
-    ) -> Result<Fingerprint, UploadError<S::Error>> {
-        let mut upload = self.begin(location).await?;
-        let sent = tokio::select! {
-            sent = self.send(&mut upload, source) => sent,
-            () = cancel.cancelled() => Err(UploadError::Cancelled),
-        };
-        let sent = match sent {
-            Ok(fingerprint) => match self.complete(&mut upload).await {
-                Ok(()) => {
-                    upload.done();
-                    return Ok(fingerprint);
-                }
-                Err(e) => {
-                    // The answer may be lost and the object be there; if so, the abort finds nothing.
-                    upload.abort().await;
-                    self.discard(location).await;
-                    return Err(e.into());
-                }
-            },
-            Err(e) => Err(e),
-        };
-        upload.abort().await;
-        sent
+        upload.done();
+        Ok(Object {
+            name,
+            stored,
+            plain,
+            compression: self.packing.compression,
+            encrypted: self.packing.lock.as_ref().map(super::keys::Lock::described),
+        })
     }
 
     async fn begin(&self, location: &Path) -> Result<Upload, StoreError> {
@@ -186,38 +139,45 @@ impl Store {
         self.within(OPERATION, "begin an upload", begun).await
     }
 
-    async fn send<S: Source>(
+    /// What came, and what was sent.
+    async fn stream<S: Source>(
         &self,
         upload: &mut Upload,
         source: &mut S,
-    ) -> Result<Fingerprint, UploadError<S::Error>> {
-        let mut part = Vec::with_capacity(PART_SIZE);
-        let fingerprint = loop {
-            // A source that always has something ready would never let a deadline or a cancellation in.
-            tokio::task::consume_budget().await;
-            match source.next().await.map_err(UploadError::Source)? {
-                Piece::Data(mut data) => {
-                    while !data.is_empty() {
-                        // All parts are of the same size: some servers insist.
-                        let (now, later) = data.split_at(data.len().min(PART_SIZE - part.len()));
-                        part.extend_from_slice(now);
-                        data = later;
-                        if part.len() == PART_SIZE {
-                            // In this order: the next part's memory only after one in flight has gone.
-                            self.make_room(upload, IN_FLIGHT - 1).await?;
-                            upload.send(std::mem::take(&mut part));
-                            part.reserve_exact(PART_SIZE);
-                        }
-                    }
-                }
-                Piece::End(fingerprint) => break fingerprint,
-            }
+    ) -> Result<(Fingerprint, Fingerprint), UploadError<S::Error>> {
+        let (give, batches) = mpsc::channel(BATCHES);
+        let (send, parts) = mpsc::channel(1);
+        let packing = self.packing.clone();
+        let packing = tokio::task::spawn_blocking(move || pack(batches, send, &packing));
+        let pace = Pace::of(self.limit);
+        // Whichever of the two fails drops the other, and with their channels ends the thread.
+        let (plain, ()) = tokio::try_join!(feed(source, give, pace), async {
+            self.send(upload, parts).await.map_err(UploadError::Store)
+        })?;
+        let problem = |detail: String| {
+            UploadError::Store(self.failure(Failure::Spec {
+                field: "spec.encryption or spec.compression",
+                problem: format!("cannot be followed: {detail}"),
+            }))
         };
-        if !part.is_empty() {
-            upload.send(part);
+        match (packing.await, plain) {
+            (Ok(Ok(stored)), Some(plain)) => Ok((plain, stored)),
+            (Ok(Ok(_)), None) => Err(problem("it ended too early".to_owned())),
+            (Ok(Err(e)), _) => Err(problem(e.to_string())),
+            (Err(e), _) => Err(problem(e.to_string())),
         }
-        self.make_room(upload, 0).await?;
-        Ok(fingerprint)
+    }
+
+    async fn send(&self, upload: &mut Upload, mut parts: mpsc::Receiver<Bytes>) -> Result<(), StoreError> {
+        loop {
+            // In this order: the next part's memory only after one in flight has gone.
+            self.make_room(upload, IN_FLIGHT - 1).await?;
+            match parts.recv().await {
+                Some(part) => upload.send(part),
+                None => break,
+            }
+        }
+        self.make_room(upload, 0).await
     }
 
     /// Waits until no more than `left` parts are on their way.
@@ -246,36 +206,60 @@ impl Store {
             .await?;
         Ok(())
     }
+}
 
-    /// Reads the whole object and compares.
-    async fn read_back(&self, location: &Path, expected: &Fingerprint) -> Result<(), StoreError> {
-        let differs = |detail: String| {
-            self.failure(Failure::ReadBack {
-                location: self.uri(location),
-                detail,
-            })
+/// Gives what comes to the packing thread, until it proves itself. None when that thread has ended, which says why
+/// itself.
+async fn feed<S: Source>(
+    source: &mut S,
+    give: mpsc::Sender<Vec<u8>>,
+    mut pace: Pace,
+) -> Result<Option<Fingerprint>, UploadError<S::Error>> {
+    let mut batch = Vec::with_capacity(BATCH);
+    loop {
+        // A source that always has something ready would never let a deadline or a cancellation in.
+        tokio::task::consume_budget().await;
+        let end = match source.next().await.map_err(UploadError::Source)? {
+            Piece::Data(data) => {
+                batch.extend_from_slice(data);
+                None
+            }
+            Piece::End(fingerprint) => Some(fingerprint),
         };
-        let doing = "read a snapshot back";
-        let answer = self.within(OPERATION, doing, self.objects.get(location)).await?;
-        let size = answer.meta.size;
-        if size != expected.size {
-            return Err(differs(format!("{size} bytes instead of {}", expected.size)));
+        if batch.len() >= BATCH || (end.is_some() && !batch.is_empty()) {
+            pace.keep(batch.len()).await;
+            let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH));
+            if give.send(full).await.is_err() {
+                return Ok(None);
+            }
         }
-        let mut hash = Sha256::new();
-        let mut stream = answer.into_stream();
-        loop {
-            let next = async { stream.next().await.transpose() };
-            let Some(bytes) = self.within(OPERATION, doing, next).await? else {
-                break;
-            };
-            hash.update(&bytes);
-            tokio::task::consume_budget().await;
+        if end.is_some() {
+            return Ok(end);
         }
-        let found = hex(&hash.finalize());
-        if found != expected.sha256 {
-            return Err(differs(format!("SHA-256 {found} instead of {}", expected.sha256)));
+    }
+}
+
+/// So many bytes a second and no more, counted from the beginning: a pause is made up for, a burst is not allowed.
+struct Pace {
+    limit: Option<f64>,
+    due: Instant,
+}
+
+impl Pace {
+    fn of(bytes_per_second: Option<u64>) -> Self {
+        Self {
+            limit: bytes_per_second.map(|limit| limit.max(1) as f64),
+            due: Instant::now(),
         }
-        Ok(())
+    }
+
+    async fn keep(&mut self, bytes: usize) {
+        let Some(limit) = self.limit else { return };
+        let now = Instant::now();
+        if self.due > now {
+            tokio::time::sleep(self.due - now).await;
+        }
+        self.due = self.due.max(now) + Duration::from_secs_f64(bytes as f64 / limit);
     }
 }
 
@@ -299,10 +283,9 @@ struct Upload {
 }
 
 impl Upload {
-    fn send(&mut self, part: Vec<u8>) {
+    fn send(&mut self, part: Bytes) {
         if let Some(inner) = self.inner.as_mut() {
-            self.parts
-                .spawn(inner.put_part(PutPayload::from(Bytes::from(part))));
+            self.parts.spawn(inner.put_part(PutPayload::from(part)));
         }
     }
 
@@ -347,4 +330,4 @@ async fn abort(mut inner: Box<dyn MultipartUpload>, mut parts: JoinSet<object_st
 
 #[cfg(test)]
 #[path = "upload_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -3,20 +3,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use async_trait::async_trait;
+use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
+use lockkeeper_crds::Compression;
 use object_store::memory::InMemory;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, ObjectMeta, PutOptions, PutResult, UploadPart,
+    CopyOptions, GetOptions, GetResult, ListResult, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutOptions,
+    PutResult, UploadPart,
 };
+use sha2::{Digest as _, Sha256};
 
 use super::*;
-use crate::store::FORMAT;
+use crate::store::{FORMAT, Kept, Manifest, hex};
 
 /// One way in which a store misbehaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Fault {
+pub(in crate::store) enum Fault {
     #[default]
     None,
     /// Part 2 is refused.
@@ -93,7 +97,7 @@ impl ObjectStore for Faulty {
                 Err(lost())
             }
             Fault::ManifestRace => {
-                let theirs = serde_json::to_vec(&manifest("theirs".to_owned(), &FINGERPRINT)).unwrap();
+                let theirs = serde_json::to_vec(&manifest(kept("theirs"))).unwrap();
                 self.inner.put(location, theirs.into()).await?;
                 self.inner.put_opts(location, payload, opts).await
             }
@@ -120,8 +124,8 @@ impl ObjectStore for Faulty {
         let (mut meta, attributes) = (answer.meta.clone(), answer.attributes.clone());
         let mut bytes = answer.bytes().await?.to_vec();
         match self.fault {
-            Fault::FlippedByte if location.filename() == Some("snapshot.db") => bytes[1000] ^= 1,
-            Fault::Truncated if location.filename() == Some("snapshot.db") => bytes.truncate(1000),
+            Fault::FlippedByte if location.filename().is_some_and(data) => bytes[1000] ^= 1,
+            Fault::Truncated if location.filename().is_some_and(data) => bytes.truncate(1000),
             _ => {}
         }
         meta.size = bytes.len() as u64;
@@ -204,7 +208,7 @@ impl MultipartUpload for FaultyUpload {
 }
 
 /// Gives `size` bytes in messages of 32 KiB, as etcd does, and fails at `fails_at`.
-struct Bytewise {
+pub(in crate::store) struct Bytewise {
     left: usize,
     fails_at: Option<usize>,
     message: Vec<u8>,
@@ -213,7 +217,7 @@ struct Bytewise {
 }
 
 impl Bytewise {
-    fn of(size: usize) -> Self {
+    pub(in crate::store) fn of(size: usize) -> Self {
         Self {
             left: size,
             fails_at: None,
@@ -226,7 +230,7 @@ impl Bytewise {
 
 #[derive(Debug, thiserror::Error)]
 #[error("the stream broke")]
-struct Broken;
+pub(in crate::store) struct Broken;
 
 impl Source for Bytewise {
     type Error = Broken;
@@ -250,15 +254,32 @@ impl Source for Bytewise {
     }
 }
 
-const FINGERPRINT: Fingerprint = Fingerprint {
-    size: 1,
-    sha256: String::new(),
-};
+fn data(name: &str) -> bool {
+    name.starts_with("snapshot.db")
+}
 
-fn manifest(id: String, fingerprint: &Fingerprint) -> Manifest {
+fn kept(id: &str) -> Kept {
+    let file = Fingerprint {
+        size: 1,
+        sha256: String::new(),
+    };
+    Kept {
+        id: id.to_owned(),
+        snapshot: Object {
+            name: "snapshot.db".to_owned(),
+            stored: file.clone(),
+            plain: file,
+            compression: Compression::None,
+            encrypted: None,
+        },
+        pki: None,
+    }
+}
+
+pub(in crate::store) fn manifest(kept: Kept) -> Manifest {
     Manifest {
         format: FORMAT,
-        id,
+        id: kept.id,
         name: "nightly".to_owned(),
         uid: "0123456789ab".to_owned(),
         node: "cp-1".to_owned(),
@@ -268,45 +289,48 @@ fn manifest(id: String, fingerprint: &Fingerprint) -> Manifest {
         storage_version: Some("3.6.0".to_owned()),
         kubernetes_version: None,
         revision: 7,
-        size_bytes: fingerprint.size,
-        sha256: fingerprint.sha256.clone(),
+        keys: Some(3),
+        hash_kv: None,
+        size_bytes: kept.snapshot.plain.size,
+        sha256: kept.snapshot.plain.sha256.clone(),
+        snapshot: Some(kept.snapshot),
+        pki: kept.pki,
         part_size_bytes: PART_SIZE as u64,
         started_at: Time(Timestamp::UNIX_EPOCH),
         completed_at: Time(Timestamp::UNIX_EPOCH),
     }
 }
 
-struct World {
-    store: Store,
-    inner: Arc<InMemory>,
+pub(in crate::store) struct World {
+    pub(in crate::store) store: Store,
+    pub(in crate::store) inner: Arc<InMemory>,
     counts: Arc<Counts>,
 }
 
 impl World {
-    fn with(fault: Fault) -> Self {
+    pub(in crate::store) fn with(fault: Fault) -> Self {
         let (inner, counts) = (Arc::new(InMemory::new()), Arc::<Counts>::default());
         let faulty = Faulty {
             inner: inner.clone(),
             fault,
             counts: counts.clone(),
         };
-        Self {
-            store: Store::from_objects(Arc::new(faulty), "some/prefix"),
-            inner,
-            counts,
-        }
+        let mut store = Store::from_objects(Arc::new(faulty), "some/prefix");
+        // Compressed, what this source gives would be no part.
+        store.packing.compression = Compression::None;
+        Self { store, inner, counts }
     }
 
-    async fn keep(
+    pub(in crate::store) async fn keep(
         &self,
         mut source: Bytewise,
         cancel: &CancellationToken,
     ) -> Result<Manifest, UploadError<Broken>> {
         let key = self.store.key("nightly", "0123456789ab");
-        self.store.keep(&key, &mut source, manifest, cancel).await
+        self.store.keep(&key, &mut source, None, manifest, cancel).await
     }
 
-    async fn objects(&self) -> Vec<String> {
+    pub(in crate::store) async fn objects(&self) -> Vec<String> {
         let mut listed: Vec<_> = self
             .inner
             .list(None)
@@ -328,7 +352,7 @@ impl World {
     }
 }
 
-const SIZE: usize = 3 * PART_SIZE + 12345;
+pub(in crate::store) const SIZE: usize = 3 * PART_SIZE + 12345;
 
 #[tokio::test]
 async fn a_backup_is_its_snapshot_and_its_manifest() {
@@ -349,7 +373,7 @@ async fn a_backup_is_its_snapshot_and_its_manifest() {
     assert_eq!(written.size_bytes, SIZE as u64);
     let stored = world
         .inner
-        .get(&key.snapshot)
+        .get(&key.object("snapshot.db"))
         .await
         .unwrap()
         .bytes()
@@ -473,7 +497,7 @@ async fn a_source_that_is_always_ready_can_still_be_cancelled() {
     let key = world.store.key("nightly", "0123456789ab");
     let cancel = CancellationToken::new();
     let mut source = Endless;
-    let keeping = world.store.keep(&key, &mut source, manifest, &cancel);
+    let keeping = world.store.keep(&key, &mut source, None, manifest, &cancel);
     let cancelling = async {
         tokio::time::sleep(Duration::from_millis(50)).await;
         cancel.cancel();
@@ -487,7 +511,7 @@ async fn a_source_that_is_always_ready_can_still_be_cancelled() {
 async fn a_manifest_that_is_none_is_not_taken_for_absent() {
     for (body, says) in [
         ("{", "EOF"),
-        (r#"{"format": 2}"#, "is of format 2"),
+        (r#"{"format": 3}"#, "is of format 3"),
         (r#"{"format": 1}"#, "missing field"),
     ] {
         let world = World::with(Fault::None);
@@ -496,4 +520,18 @@ async fn a_manifest_that_is_none_is_not_taken_for_absent() {
         let error = world.store.manifest(&key).await.unwrap_err().to_string();
         assert!(error.contains(says) && error.contains("s3://bucket/"), "{error}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limited_pace_is_kept() {
+    let began = tokio::time::Instant::now();
+    let mut pace = Pace::of(Some(1000));
+    for _ in 0..10 {
+        pace.keep(500).await;
+    }
+    // The first piece is free: it is there already.
+    assert_eq!(began.elapsed().as_millis() / 100, 45);
+    let began = tokio::time::Instant::now();
+    Pace::of(None).keep(1 << 40).await;
+    assert_eq!(began.elapsed().as_millis(), 0);
 }

@@ -43,7 +43,7 @@ async fn a_deleted_backup_takes_what_it_stored_along_and_leaves_the_others() {
 
     // The store means another place now: what is there is not looked for here.
     let mut elsewhere = s3.spec();
-    elsewhere.s3.prefix = "another".to_owned();
+    elsewhere.s3.as_mut().unwrap().prefix = "another".to_owned();
     api.put_store(&elsewhere, "secret-key");
     api.mark_deleted("older");
     let status = deleted(&api, "older", "False").await;

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use api::{Api, NAMESPACE};
 use lockkeeper::agent::backup::{self, Request, TakeError, take};
 use lockkeeper::agent::etcd::EtcdMember;
+use lockkeeper::store::Identities;
 use lockkeeper_crds::Tristate;
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -36,6 +37,7 @@ fn request(deadline: u64) -> Request {
         node: NODE.to_owned(),
         kubernetes_version: None,
         deadline: Duration::from_secs(deadline),
+        pki: false,
     }
 }
 
@@ -87,25 +89,40 @@ async fn an_assigned_backup_is_taken_and_can_be_restored() {
         ("True", "Writable")
     );
     let objects = s3.objects();
-    let snapshot = "clusters/one/nightly-nightly-/snapshot.db";
+    let snapshot = "clusters/one/nightly-nightly-/snapshot.db.zst";
     assert_eq!(objects, ["clusters/one/nightly-nightly-/manifest.json", snapshot]);
     assert_eq!(s3.parts(), [""; 0]);
     let artifact = &status["artifact"];
     assert_eq!(artifact["uri"], format!("s3://{BUCKET}/{snapshot}"));
     assert_eq!(artifact["etcdVersion"].as_str().unwrap().split('.').count(), 3);
 
-    let manifest = s3
-        .store()
-        .manifest(&s3.store().key("nightly", "nightly-0123456789"))
-        .await
-        .unwrap()
-        .unwrap();
+    let key = s3.store().key("nightly", "nightly-0123456789");
+    let manifest = s3.store().manifest(&key).await.unwrap().unwrap();
     assert_eq!(manifest.kubernetes_version.as_deref(), Some("v1.35.4"));
     assert_eq!(manifest.node, NODE);
     assert_eq!(json!(manifest.sha256), artifact["sha256"]);
     assert_eq!(json!(manifest.revision), artifact["revision"]);
-    let file = s3.root.path().join(BUCKET).join(snapshot);
+    assert_eq!(json!(manifest.keys), artifact["keys"]);
+    assert!(manifest.keys.unwrap() >= 3000);
+    let hash = manifest.hash_kv.unwrap();
+    // -1: nothing was compacted.
+    assert_eq!((hash.revision, hash.compact_revision), (manifest.revision, -1));
+    assert_eq!(etcd.member().hash_kv(manifest.revision).await.unwrap(), hash);
+    let stored = s3.root.path().join(BUCKET).join(snapshot);
+    let stored = i64::try_from(std::fs::metadata(&stored).unwrap().len()).unwrap();
+    assert_eq!(artifact["storedBytes"], json!(stored));
+
+    // What comes back is what etcd itself takes for a snapshot.
+    let file = s3.root.path().join("fetched.db");
+    let (never, none) = (CancellationToken::new(), Identities::none());
+    s3.store()
+        .fetch(&manifest, &key, &none, &file, &never)
+        .await
+        .unwrap();
     assert_eq!(std::fs::metadata(&file).unwrap().len(), manifest.size_bytes);
+    let listed = s3.store().list().await.unwrap();
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0].manifest.as_ref().unwrap(), &manifest);
 
     let etcdutl = |args: &[&str], target: &Path| {
         let scratch = tempfile::tempdir().unwrap();
@@ -147,7 +164,7 @@ async fn a_store_that_is_not_right_is_told_before_anything_is_streamed() {
     let (api, client) = Api::start().await;
     let (shutdown, running) = agent(&client, &etcd);
     let mut elsewhere = s3.spec();
-    elsewhere.s3.bucket = "another".to_owned();
+    elsewhere.s3.as_mut().unwrap().bucket = "another".to_owned();
     for (name, spec, secret, reason, says) in [
         (
             "wrong-secret",

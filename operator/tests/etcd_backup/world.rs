@@ -212,16 +212,19 @@ impl ObjectServer {
 
     pub(crate) fn spec(&self) -> EtcdBackupStoreSpec {
         EtcdBackupStoreSpec {
-            s3: S3 {
+            s3: Some(S3 {
                 bucket: BUCKET.to_owned(),
                 prefix: "clusters/one".to_owned(),
                 endpoint: Some(format!("http://127.0.0.1:{}", self.port)),
                 region: "us-east-1".to_owned(),
                 virtual_hosted_style: false,
-                credentials_secret: LocalReference {
+                credentials_secret: Some(LocalReference {
                     name: SECRET_NAME.to_owned(),
-                },
-            },
+                }),
+                ca_bundle: None,
+                server_side_encryption: None,
+            }),
+            ..EtcdBackupStoreSpec::default()
         }
     }
 
@@ -233,7 +236,7 @@ impl ObjectServer {
     }
 
     pub(crate) fn store(&self) -> Store {
-        Store::from_spec("main", &self.spec(), &Self::credentials()).unwrap()
+        Store::from_spec("main", &self.spec(), Self::credentials()).unwrap()
     }
 
     /// Every object, as the server's own directory has it.

@@ -156,13 +156,13 @@ impl Desk {
         let name = &backup.spec.store_ref.name;
         let store = Store::open(&self.client, &self.namespace, name).await?;
         let place = store.key(&key.name, &key.uid);
-        let means = store.uri(&place.snapshot);
+        let means = store.uri(&place.manifest);
         // The store may have been given another bucket or prefix since.
         let artifact = backup.status.as_ref().and_then(|s| s.artifact.as_ref());
-        if let Some(artifact) = artifact.filter(|a| a.uri != means) {
+        if let Some(artifact) = artifact.filter(|a| a.manifest_uri != means) {
             return Err(DiscardError::Elsewhere {
                 store: name.clone(),
-                lies: artifact.uri.clone(),
+                lies: artifact.manifest_uri.clone(),
                 means,
             });
         }

@@ -7,8 +7,9 @@ use k8s_openapi::jiff::Timestamp;
 use lockkeeper_crds::Artifact;
 use tokio_util::sync::CancellationToken;
 
+use super::pki::{self, PkiUnreadable};
 use crate::agent::etcd::{EtcdError, EtcdMember, Snapshot};
-use crate::store::{FORMAT, Failure, Manifest, PART_SIZE, Store, StoreError, UploadError};
+use crate::store::{FORMAT, Failure, Kept, Manifest, PART_SIZE, Store, StoreError, UploadError};
 
 /// After a deadline or a shutdown: for aborting the upload and deleting what it left (10 s each, at most).
 const CLEAN_UP: Duration = Duration::from_secs(25);
@@ -26,6 +27,8 @@ pub struct Request {
     pub kubernetes_version: Option<String>,
     /// For all of it.
     pub deadline: Duration,
+    /// The node's PKI goes with it.
+    pub pki: bool,
 }
 
 /// Why there is no backup.
@@ -37,6 +40,9 @@ pub enum TakeError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The node's PKI was to go with it, and cannot.
+    #[error(transparent)]
+    Pki(#[from] PkiUnreadable),
     /// It took too long.
     #[error("not done within spec.deadlineSeconds ({}): see how etcd's disk and the store fare, or raise it in a new EtcdBackup", .0.as_secs())]
     Deadline(Duration),
@@ -55,8 +61,10 @@ impl TakeError {
             Self::Store(e) => match e.failure() {
                 Failure::ReadBack { .. } => "ReadBackMismatch",
                 Failure::ManifestTaken { .. } | Failure::ManifestInvalid { .. } => "ManifestConflict",
+                Failure::EncryptionWanted => "EncryptionRequired",
                 _ => "StoreUnavailable",
             },
+            Self::Pki(_) => "PkiUnreadable",
             Self::Deadline(_) => "DeadlineExceeded",
             Self::Interrupted(_) => "Interrupted",
         }
@@ -108,6 +116,12 @@ async fn work(
     // Before a gigabyte is read: does the store take, give back and guard what it is given? Not cut short by a
     // cancellation, or the probe would stay in the bucket; it ends within 18 s.
     store.probe().await?;
+    let pki = match request.pki {
+        true if !store.encrypts() => return Err(store.wants_encryption().into()),
+        true => Some(pki::collect(member.root()).await?),
+        false => None,
+    };
+    sweep(store).await;
     let mut snapshot = tokio::select! {
         snapshot = member.snapshot() => snapshot?,
         () = stop.cancelled() => return Err(TakeError::Interrupted("before the stream began")),
@@ -115,30 +129,29 @@ async fn work(
     began(&snapshot);
     let origin = snapshot.origin().clone();
     let key = store.key(&request.name, &request.uid);
-    let kept = store.keep(
-        &key,
-        &mut snapshot,
-        |id, fingerprint| Manifest {
-            format: FORMAT,
-            id,
-            name: request.name.clone(),
-            uid: request.uid.clone(),
-            node: request.node.clone(),
-            cluster_id: origin.cluster_id,
-            member_id: origin.member_id,
-            etcd_version: origin.etcd_version,
-            storage_version: origin.storage_version,
-            kubernetes_version: request.kubernetes_version.clone(),
-            revision: origin.revision,
-            size_bytes: fingerprint.size,
-            sha256: fingerprint.sha256.clone(),
-            part_size_bytes: PART_SIZE as u64,
-            started_at,
-            completed_at: Time(Timestamp::now()),
-        },
-        stop,
-    );
-    match kept.await {
+    let describe = |kept: Kept| Manifest {
+        format: FORMAT,
+        id: kept.id,
+        name: request.name.clone(),
+        uid: request.uid.clone(),
+        node: request.node.clone(),
+        cluster_id: origin.cluster_id,
+        member_id: origin.member_id,
+        etcd_version: origin.etcd_version,
+        storage_version: origin.storage_version,
+        kubernetes_version: request.kubernetes_version.clone(),
+        revision: origin.revision,
+        keys: origin.keys,
+        hash_kv: origin.hash_kv,
+        size_bytes: kept.snapshot.plain.size,
+        sha256: kept.snapshot.plain.sha256.clone(),
+        snapshot: Some(kept.snapshot),
+        pki: kept.pki,
+        part_size_bytes: PART_SIZE as u64,
+        started_at,
+        completed_at: Time(Timestamp::now()),
+    };
+    match store.keep(&key, &mut snapshot, pki, describe, stop).await {
         Ok(manifest) => Ok(artifact(store, &manifest)),
         Err(UploadError::Store(e)) => Err(e.into()),
         Err(UploadError::Source(e)) => Err(e.into()),
@@ -146,15 +159,31 @@ async fn work(
     }
 }
 
+/// What agents that were killed have left goes before something new comes. A store that cannot say what is there is
+/// no reason not to take a backup.
+async fn sweep(store: &Store) {
+    match store.sweep().await {
+        Ok(0) => {}
+        Ok(count) => tracing::info!(store = store.name(), count, "dead uploads were aborted"),
+        Err(error) => tracing::warn!(%error, "dead uploads, if there are any, stay for now"),
+    }
+}
+
 /// The status of a backup, from its manifest.
 pub(super) fn artifact(store: &Store, manifest: &Manifest) -> Artifact {
     let key = store.key(&manifest.name, &manifest.uid);
+    let snapshot = manifest.snapshot();
+    let signed = |size: u64| i64::try_from(size).unwrap_or(i64::MAX);
     Artifact {
-        uri: store.uri(&key.snapshot),
+        uri: store.uri(&key.object(&snapshot.name)),
         manifest_uri: store.uri(&key.manifest),
-        size_bytes: i64::try_from(manifest.size_bytes).unwrap_or(i64::MAX),
+        size_bytes: signed(manifest.size_bytes),
         sha256: manifest.sha256.clone(),
+        stored_bytes: Some(signed(snapshot.stored.size)),
+        encrypted: snapshot.encrypted,
+        pki_uri: manifest.pki.as_ref().map(|pki| store.uri(&key.object(&pki.name))),
         revision: manifest.revision,
+        keys: manifest.keys,
         etcd_version: manifest.etcd_version.clone(),
         cluster_id: manifest.cluster_id.clone(),
         member_id: manifest.member_id.clone(),

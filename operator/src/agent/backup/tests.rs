@@ -14,6 +14,7 @@ fn backup(name: &str, created: i64, status: EtcdBackupStatus) -> EtcdBackup {
         },
         deadline_seconds: 60,
         proof: Proof::Stored,
+        include: vec![],
     };
     let mut backup = EtcdBackup::new(name, spec);
     backup.metadata.uid = Some(format!("{name}-uid"));

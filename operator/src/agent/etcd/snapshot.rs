@@ -12,7 +12,7 @@ use etcd_client::{SnapshotResponse, SnapshotStreaming};
 use sha2::{Digest as _, Sha256};
 
 use super::EtcdError;
-use crate::store::{Fingerprint, Piece, Source, hex};
+use crate::store::{Fingerprint, KeyHash, Piece, Source, hex};
 
 /// Longest silence between two messages. etcd reads them from memory-mapped pages: seconds on a bad disk.
 const SILENCE: Duration = Duration::from_secs(20);
@@ -35,6 +35,10 @@ pub struct Origin {
     pub etcd_version: String,
     /// Of the data; etcd says it from 3.6 on.
     pub storage_version: Option<String>,
+    /// Keys at that revision; none when the member did not count them in time.
+    pub keys: Option<i64>,
+    /// The member's own hash of its keys at that revision; none when its database is large ([`super::HASHED`]).
+    pub hash_kv: Option<KeyHash>,
 }
 
 /// A snapshot on its way.

@@ -1,0 +1,187 @@
+//! `EtcdBackupStore`: where backups lie, and how they are packed.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::LocalReference;
+
+/// Where backups lie.
+#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[kube(
+    group = "lockkeeper.dev",
+    version = "v1alpha1",
+    kind = "EtcdBackupStore",
+    plural = "etcdbackupstores",
+    shortname = "ebstore",
+    category = "lockkeeper",
+    namespaced,
+    status = "EtcdBackupStoreStatus",
+    derive = "PartialEq",
+    doc = "A place for etcd backups.",
+    printcolumn(name = "Bucket", type_ = "string", json_path = ".spec.s3.bucket"),
+    printcolumn(name = "Prefix", type_ = "string", json_path = ".spec.s3.prefix"),
+    printcolumn(
+        name = "Directory",
+        type_ = "string",
+        json_path = ".spec.directory.path",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Available",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Available\")].status"
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Available\")].message"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.s3) != has(self.directory)").message("spec must name one place, spec.s3 or spec.directory, and not both: remove the other"))]
+pub struct EtcdBackupStoreSpec {
+    /// An S3 bucket or what speaks its protocol.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub s3: Option<S3>,
+    /// A directory on the control-plane nodes: shared storage that is mounted on each of them, such as NFS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<Directory>,
+    /// How a snapshot is compressed before it is stored.
+    #[serde(default)]
+    pub compression: Compression,
+    /// Backups are encrypted before they leave the node. Absent: they are not, and the PKI is never included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
+    /// The most bytes a second that are read from etcd for a backup into this store. Absent: as fast as it goes. A
+    /// backup's `deadlineSeconds` must leave room for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 65536))]
+    pub limit_bytes_per_second: Option<i64>,
+}
+
+/// A directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Directory {
+    /// Its path in the agents' pods: the chart's value `store.directory` mounts it there. Every agent must see the
+    /// same directory. It must exist, and hard links must work on it; several clusters may share one under paths of
+    /// their own.
+    #[schemars(length(min = 2, max = 512), regex(pattern = r"^(/[A-Za-z0-9._-]+)+$"))]
+    pub path: String,
+}
+
+/// How a snapshot is compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Compression {
+    /// Zstandard, level 1: Kubernetes' objects shrink to a quarter or less, faster than etcd streams them.
+    #[default]
+    Zstd,
+    /// Not at all.
+    None,
+}
+
+/// Encryption with age (age-encryption.org). Exactly one of `recipients` and `passphraseSecret`.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("(has(self.recipients) && size(self.recipients) > 0) != has(self.passphraseSecret)").message("spec.encryption must name recipients or a passphraseSecret, and not both: remove the other"))]
+pub struct Encryption {
+    /// Public keys `age1…`, of which each secret key alone opens a backup. Keep the secret keys elsewhere. To change
+    /// them, change this list: what is stored already stays readable with the keys it was stored for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(regex(pattern = r"^age1[02-9ac-hj-np-z]{58}$")))]
+    pub recipients: Vec<String>,
+    /// A Secret in the same namespace whose key `passphrase` holds at least 20 characters. The chart's value
+    /// `store.secretNames` must name it too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passphrase_secret: Option<LocalReference>,
+    /// A Secret in the same namespace whose key `identity` holds secret keys `AGE-SECRET-KEY-1…`, one a line; older
+    /// ones too, while backups are kept that only they open. Only for proofs and restores inside the cluster: with
+    /// it, whoever can read the cluster's Secrets can read its backups. The chart's value `store.secretNames` must
+    /// name it too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity_secret: Option<LocalReference>,
+}
+
+/// An S3 bucket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct S3 {
+    /// The bucket; it must exist.
+    #[schemars(length(min = 3, max = 63))]
+    pub bucket: String,
+    /// Goes before every key; several clusters may share a bucket under prefixes of their own.
+    #[serde(default)]
+    #[schemars(
+        length(max = 512),
+        regex(pattern = r"^([A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*)?$")
+    )]
+    pub prefix: String,
+    /// The server, for one that is not Amazon's: `https://host:port`. `http://` sends data in the clear.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^https?://[^ ]+$"))]
+    pub endpoint: Option<String>,
+    /// The region.
+    #[serde(default = "default_region")]
+    pub region: String,
+    /// True: `https://bucket.host/key`; false: `https://host/bucket/key`, as most servers of one's own want.
+    #[serde(default)]
+    pub virtual_hosted_style: bool,
+    /// A Secret in the same namespace with `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`. The chart's
+    /// value `store.secretNames` must name it too, or Lockkeeper may not read it. Absent: the agents' environment
+    /// says who they are (`AWS_WEB_IDENTITY_TOKEN_FILE` and `AWS_ROLE_ARN`, or the instance's own role).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret: Option<LocalReference>,
+    /// Certificates in PEM that the server's is signed with, for a server of one's own CA. Absent: the image's own
+    /// set of public ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 65536))]
+    pub ca_bundle: Option<String>,
+    /// What the server itself encrypts with, besides `spec.encryption`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_side_encryption: Option<ServerSideEncryption>,
+}
+
+/// Encryption by the server.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.kind == 'KMS' || !has(self.kmsKeyId)").message("spec.s3.serverSideEncryption.kmsKeyId is for kind KMS: remove it, or set kind to KMS"))]
+pub struct ServerSideEncryption {
+    /// With whose keys.
+    pub kind: ServerSideKind,
+    /// The key, for `KMS`. Absent: the bucket's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub kms_key_id: Option<String>,
+}
+
+/// With whose keys a server encrypts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ServerSideKind {
+    /// The server's (SSE-S3).
+    S3,
+    /// Those of a key management service (SSE-KMS).
+    #[serde(rename = "KMS")]
+    Kms,
+}
+
+fn default_region() -> String {
+    "us-east-1".to_owned()
+}
+
+/// What is known of a store.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EtcdBackupStoreStatus {
+    /// The `metadata.generation` that this status answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `Available`: the last backup or probe could write, read and delete, and a conditional put was honoured.
+    /// `Reachable`, `Writable`, `ConditionalPut` and `ClockInSync` say the same of each: Unknown is what the first one
+    /// that is False kept from being tried.
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
+}

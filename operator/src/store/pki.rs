@@ -1,0 +1,350 @@
+//! The node's PKI beside a snapshot: a small tar, packed and always encrypted. A restore on new machines needs it.
+//!
+//! [`archive`] makes it, [`Store::fetch_pki`] brings it back as files with their modes and owners, and [`place`] puts
+//! those on a disk. What comes out of a tar is not trusted: a path that leads out of its root is refused, and so is
+//! what is no plain file.
+
+use std::io::{Read, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use object_store::ObjectStoreExt as _;
+use sha2::{Digest as _, Sha256};
+use tokio_util::sync::CancellationToken;
+
+use super::pack::{Unreadable, unpack};
+use super::{BackupKey, Failure, Identities, Manifest, Store, StoreError, hex};
+
+/// All of it, packed or not. kubeadm's are under 64 KiB; this leaves room for many a certificate, and bounds memory.
+pub const MOST_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Files in it.
+pub const MOST_FILES: usize = 512;
+
+/// For reading it out of the store, retries and all.
+const READ: Duration = Duration::from_secs(100);
+
+/// One file of a node.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PkiFile {
+    /// Below the root directory, without a leading `/`: `etc/kubernetes/pki/sa.key`.
+    pub path: PathBuf,
+    /// Permissions, as `chmod` takes them.
+    pub mode: u32,
+    /// User id.
+    pub owner: u32,
+    /// Group id.
+    pub group: u32,
+    /// What it holds: secrets, most of them.
+    pub content: Vec<u8>,
+}
+
+impl std::fmt::Debug for PkiFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PkiFile")
+            .field("path", &self.path)
+            .field("mode", &format_args!("{:o}", self.mode))
+            .field("bytes", &self.content.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why files do not become an archive, or an archive files.
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    /// Not what we write.
+    #[error("the archive of the PKI {0}: it was not made by Lockkeeper, or was damaged")]
+    Archive(String),
+    /// A file of it.
+    #[error("{path} cannot be written: {source}")]
+    File {
+        /// On this machine.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// A tar of these files.
+///
+/// # Errors
+/// When they are too many or too large.
+pub fn archive(files: &[PkiFile]) -> Result<Vec<u8>, PkiError> {
+    let total: u64 = files.iter().map(|f| f.content.len() as u64).sum();
+    if files.len() > MOST_FILES || total > MOST_BYTES {
+        let count = files.len();
+        return Err(PkiError::Archive(format!(
+            "would hold {count} files of {total} bytes, more than {MOST_FILES} or {MOST_BYTES}"
+        )));
+    }
+    let failed = |e: std::io::Error| PkiError::Archive(format!("cannot be made: {e}"));
+    let mut tar = tar::Builder::new(Vec::new());
+    for file in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Regular);
+        header.set_size(file.content.len() as u64);
+        header.set_mode(file.mode & 0o777);
+        header.set_uid(file.owner.into());
+        header.set_gid(file.group.into());
+        header.set_mtime(0);
+        let added = tar.append_data(&mut header, &file.path, file.content.as_slice());
+        added.map_err(failed)?;
+    }
+    tar.into_inner().map_err(failed)
+}
+
+/// The files of a tar that [`archive`] made.
+///
+/// # Errors
+/// When an entry is no plain file, its path leads out of the root, or it is too much.
+pub fn extract(tar: &[u8]) -> Result<Vec<PkiFile>, PkiError> {
+    let failed = |e: std::io::Error| PkiError::Archive(format!("cannot be read: {e}"));
+    let mut files = vec![];
+    let mut archive = tar::Archive::new(tar);
+    for entry in archive.entries().map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let path = entry.path().map_err(failed)?.into_owned();
+        let refuse = |why: &str| PkiError::Archive(format!("holds {}, {why}", path.display()));
+        if entry.header().entry_type() != tar::EntryType::Regular {
+            return Err(refuse("which is no plain file"));
+        }
+        let plain = |c: Component<'_>| matches!(c, Component::Normal(_));
+        if path.as_os_str().is_empty() || !path.components().all(plain) {
+            return Err(refuse("which leads out of its root"));
+        }
+        if files.len() >= MOST_FILES {
+            return Err(refuse("and too many before it"));
+        }
+        let header = entry.header();
+        let (mode, owner, group) = (header.mode(), header.uid(), header.gid());
+        let small = |id: std::io::Result<u64>| -> Result<u32, PkiError> {
+            u32::try_from(id.map_err(failed)?).map_err(|_| refuse("whose owner is no user"))
+        };
+        let mut file = PkiFile {
+            mode: mode.map_err(failed)? & 0o777,
+            owner: small(owner)?,
+            group: small(group)?,
+            content: vec![],
+            path: path.clone(),
+        };
+        entry
+            .take(MOST_BYTES)
+            .read_to_end(&mut file.content)
+            .map_err(failed)?;
+        files.push(file);
+    }
+    Ok(files)
+}
+
+/// Writes the files below `root`, each beside its place first and then renamed, with their modes and owners.
+/// Directories that are missing are made, for their owner alone but for what kubeadm makes so itself.
+///
+/// # Errors
+/// With the first that cannot be written; a directory on the way that is a symbolic link is refused.
+pub fn place(files: &[PkiFile], root: &Path) -> Result<(), PkiError> {
+    for file in files {
+        let target = root.join(&file.path);
+        place_one(file, root, &target).map_err(|source| PkiError::File { path: target, source })?;
+    }
+    Ok(())
+}
+
+fn place_one(file: &PkiFile, root: &Path, target: &Path) -> std::io::Result<()> {
+    let refuse = || std::io::Error::other("a directory on the way is a symbolic link");
+    let mut directory = root.to_owned();
+    for part in file.path.parent().unwrap_or(Path::new("")).components() {
+        directory.push(part);
+        match std::fs::symlink_metadata(&directory) {
+            Ok(meta) if meta.is_dir() => {}
+            Ok(_) => return Err(refuse()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                std::fs::create_dir(&directory)?;
+                std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o755))?;
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    let beside = directory.join(format!(".{name}.part"));
+    match std::fs::remove_file(&beside) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let mut options = std::fs::OpenOptions::new();
+    let mut written = options.write(true).create_new(true).mode(0o600).open(&beside)?;
+    written.write_all(&file.content)?;
+    std::os::unix::fs::fchown(&written, Some(file.owner), Some(file.group))?;
+    written.set_permissions(std::fs::Permissions::from_mode(file.mode))?;
+    written.sync_all()?;
+    std::fs::rename(&beside, target)?;
+    std::fs::File::open(&directory)?.sync_all()
+}
+
+impl Store {
+    /// The files of the node whose PKI is stored with the backup at `key`; none when it is not.
+    ///
+    /// Nothing of them is on a disk: [`place`] does that.
+    ///
+    /// # Errors
+    /// As [`Store::fetch`].
+    pub async fn fetch_pki(
+        &self,
+        manifest: &Manifest,
+        key: &BackupKey,
+        keys: &Identities,
+        cancel: &CancellationToken,
+    ) -> Result<Option<Vec<PkiFile>>, StoreError> {
+        self.belongs(manifest, key)?;
+        let Some(object) = manifest.pki.clone() else {
+            return Ok(None);
+        };
+        let location = key.object(&object.name);
+        let uri = self.uri(&location);
+        let damaged = |detail: String| {
+            self.failure(Failure::Damaged {
+                location: uri.clone(),
+                detail,
+            })
+        };
+        if let Some(encrypted) = &object.encrypted {
+            keys.fit(encrypted, &uri).map_err(|f| self.failure(f))?;
+        }
+        if object.stored.size > 2 * MOST_BYTES || object.plain.size > 2 * MOST_BYTES {
+            return Err(damaged(format!("{} bytes are no PKI", object.stored.size)));
+        }
+        let read = async {
+            let answer = self.objects.get(&location).await?;
+            if answer.meta.size != object.stored.size {
+                return Ok(Err(format!(
+                    "{} bytes instead of {}",
+                    answer.meta.size, object.stored.size
+                )));
+            }
+            Ok(Ok(answer.bytes().await?))
+        };
+        let read = tokio::select! {
+            read = self.within(READ, "read the PKI", read) => read?,
+            () = cancel.cancelled() => return Err(self.failure(Failure::Cancelled)),
+        };
+        let stored = read.map_err(damaged)?;
+        if hex(&Sha256::digest(&stored)) != object.stored.sha256 {
+            return Err(damaged(format!("its SHA-256 is not {}", object.stored.sha256)));
+        }
+        let keys = keys.clone();
+        let wanted = object.clone();
+        let opened = tokio::task::spawn_blocking(move || {
+            let encrypted = wanted.encrypted.as_ref().map(|e| (e, &keys));
+            let mut tar = vec![];
+            unpack(stored.as_ref(), wanted.compression, encrypted)?
+                .take(wanted.plain.size + 1)
+                .read_to_end(&mut tar)
+                .map_err(|e| Unreadable::Content(e.to_string()))?;
+            if hex(&Sha256::digest(&tar)) != wanted.plain.sha256 {
+                return Err(Unreadable::Content(
+                    "unpacked, it is not what was packed".to_owned(),
+                ));
+            }
+            extract(&tar).map_err(|e| Unreadable::Content(e.to_string()))
+        });
+        match opened.await {
+            Ok(Ok(files)) => Ok(Some(files)),
+            Ok(Err(Unreadable::Content(detail))) => Err(damaged(detail)),
+            Ok(Err(Unreadable::WrongKey)) => Err(self.failure(Failure::WrongKey {
+                location: uri.clone(),
+                wanted: object
+                    .encrypted
+                    .as_ref()
+                    .map(super::keys::wanted)
+                    .unwrap_or_default(),
+            })),
+            Err(e) => Err(damaged(e.to_string())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(path: &str, mode: u32) -> PkiFile {
+        let ids = (
+            rustix::process::getuid().as_raw(),
+            rustix::process::getgid().as_raw(),
+        );
+        PkiFile {
+            path: path.into(),
+            mode,
+            owner: ids.0,
+            group: ids.1,
+            content: format!("content of {path}").into_bytes(),
+        }
+    }
+
+    #[test]
+    fn files_come_back_with_their_modes_and_owners() {
+        let files = [
+            file("etc/kubernetes/pki/sa.key", 0o600),
+            file("etc/kubernetes/pki/ca.crt", 0o644),
+        ];
+        let back = extract(&archive(&files).unwrap()).unwrap();
+        assert_eq!(back, files);
+        let root = tempfile::tempdir().unwrap();
+        place(&back, root.path()).unwrap();
+        place(&back, root.path()).unwrap();
+        for file in &files {
+            let at = root.path().join(&file.path);
+            assert_eq!(std::fs::read(&at).unwrap(), file.content);
+            assert_eq!(
+                std::fs::metadata(&at).unwrap().permissions().mode() & 0o777,
+                file.mode
+            );
+        }
+        let printed = format!("{files:?}");
+        assert!(
+            printed.contains("sa.key") && !printed.contains("content of"),
+            "{printed}"
+        );
+    }
+
+    #[test]
+    fn what_leads_out_of_its_root_is_refused() {
+        let hostile = |path: &[u8], kind: tar::EntryType| {
+            let mut header = tar::Header::new_gnu();
+            // Past the crate's own check.
+            header.as_old_mut().name[..path.len()].copy_from_slice(path);
+            header.set_entry_type(kind);
+            header.set_size(1);
+            header.set_mode(0o644);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_cksum();
+            let mut tar = tar::Builder::new(Vec::new());
+            tar.append(&header, &b"x"[..]).unwrap();
+            tar.into_inner().unwrap()
+        };
+        for (path, kind, says) in [
+            ("../etc/shadow", tar::EntryType::Regular, "leads out of its root"),
+            (
+                "etc/../../shadow",
+                tar::EntryType::Regular,
+                "leads out of its root",
+            ),
+            ("/etc/shadow", tar::EntryType::Regular, "leads out of its root"),
+            ("etc/link", tar::EntryType::Symlink, "no plain file"),
+            ("etc/hard", tar::EntryType::Link, "no plain file"),
+            ("etc/device", tar::EntryType::Block, "no plain file"),
+        ] {
+            let told = extract(&hostile(path.as_bytes(), kind)).unwrap_err().to_string();
+            assert!(told.contains(says), "{path}: {told}");
+        }
+        let root = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(outside.path(), root.path().join("etc")).unwrap();
+        let told = place(&[file("etc/x", 0o600)], root.path())
+            .unwrap_err()
+            .to_string();
+        assert!(told.contains("symbolic link"), "{told}");
+        assert!(std::fs::read_dir(outside.path()).unwrap().next().is_none());
+    }
+}
