@@ -1,7 +1,6 @@
 //! A lab: nodes, load balancer, S3 server. Up, found again, down.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -102,8 +101,10 @@ impl Lab {
 
     /// Takes it down.
     pub fn down(self) -> Result<()> {
-        let _lock = self.home.lock()?;
-        take_down(&self.home)
+        let lock = self.home.lock()?;
+        take_down(&self.home)?;
+        self.home.forget(lock);
+        Ok(())
     }
 
     fn make(&self, cache: &Cache, progress: &Progress) -> Result<()> {
@@ -362,14 +363,18 @@ fn clear_stale(home: &Home, progress: &Progress) -> Result<()> {
         }
         // Another process may be at it.
         let lock = if own { None } else { Some(other.lock()) };
-        if matches!(lock, Some(Err(_))) {
-            continue;
-        }
+        let lock = match lock.transpose() {
+            Ok(lock) => lock,
+            Err(_) => continue,
+        };
         progress.say(format_args!(
             "the lab `{}` was left by a process that is gone: taking it down",
             other.name()
         ));
         take_down(&other)?;
+        if let Some(lock) = lock {
+            other.forget(lock);
+        }
     }
     Ok(())
 }
@@ -452,8 +457,9 @@ fn found_namespaces(home: &Home) -> BTreeSet<String> {
 /// Holds the lock of a lab, for commands that take one down by name.
 pub fn down_by_name(name: &str) -> Result<bool> {
     let home = Home::of(name)?;
-    let _lock: File = home.lock()?;
+    let lock = home.lock()?;
     let there = home.root().exists() || !found_namespaces(&home).is_empty();
     take_down(&home)?;
+    home.forget(lock);
     Ok(there)
 }

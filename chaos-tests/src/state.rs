@@ -4,6 +4,7 @@
 //! exists; one that was started and not recorded is still found by its network namespace and its cgroup.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -12,6 +13,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::write_whole;
 use crate::process::ProcessId;
+
+/// Held while the state on disk is changed.
+const STATE_LOCK: &str = "state.lock";
+
+/// Held while the lab is brought up or down.
+const LAB_LOCK: &str = "lab.lock";
 
 /// How to bring a lab up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -209,7 +216,7 @@ impl Home {
 
     /// Changes the state on disk. The callers hold the lock or are the lab's only owner.
     pub fn change(&self, change: impl FnOnce(&mut State)) -> Result<State> {
-        let _guard = self.lock_file("state.lock", FlockOperation::LockExclusive)?;
+        let _guard = self.lock_file(STATE_LOCK, FlockOperation::LockExclusive)?;
         let mut state = self
             .read()?
             .with_context(|| format!("there is no lab `{}`", self.name))?;
@@ -230,22 +237,41 @@ impl Home {
 
     /// Takes the lab for bringing it up or down. The lock ends with the process, however it ends.
     pub fn lock(&self) -> Result<File> {
-        self.lock_file("lab.lock", FlockOperation::NonBlockingLockExclusive).with_context(|| {
+        self.lock_file(LAB_LOCK, FlockOperation::NonBlockingLockExclusive).with_context(|| {
             format!("another process is bringing the lab `{}` up or down; wait for it, or choose another --name", self.name)
         })
     }
 
+    /// Gives the lock back for good: its files go too, since there is no lab any more.
+    pub fn forget(&self, lock: File) {
+        for kind in [STATE_LOCK, LAB_LOCK] {
+            // What stays is an empty file.
+            let _ = std::fs::remove_file(self.lock_path(kind));
+        }
+        drop(lock);
+    }
+
     /// The lock lies beside the folder: the folder itself goes away with the lab.
+    fn lock_path(&self, kind: &str) -> PathBuf {
+        Self::base().join(format!(".{}.{kind}", self.name))
+    }
+
     fn lock_file(&self, kind: &str, operation: FlockOperation) -> Result<File> {
         std::fs::create_dir_all(Self::base())?;
-        let path = Self::base().join(format!(".{}.{kind}", self.name));
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)?;
-        rustix::fs::flock(&file, operation)?;
-        Ok(file)
+        let path = self.lock_path(kind);
+        loop {
+            let file = File::options()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(&path)?;
+            rustix::fs::flock(&file, operation)?;
+            // Whoever had it may have removed it meanwhile: a lock on such a file keeps nobody out.
+            let there = std::fs::metadata(&path).map(|m| m.ino()).ok();
+            if there == Some(file.metadata()?.ino()) {
+                return Ok(file);
+            }
+        }
     }
 }
 

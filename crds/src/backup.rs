@@ -123,14 +123,14 @@ pub struct EtcdBackupSpec {
     #[serde(default = "default_deadline")]
     #[schemars(range(min = 10, max = 86400))]
     pub deadline_seconds: u32,
-    /// How far it is proven that it can be restored: `Stored`, `Verified` or `Drilled`. It may be raised at any
-    /// time, of a backup that is stored already too. `deadlineSeconds` is the limit of each proof by itself.
-    #[serde(default)]
-    pub proof: Proof,
     /// What is stored beside the snapshot. `PKI` needs a store with `spec.encryption`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1))]
     pub include: Vec<Include>,
+    /// How far it is proven that it can be restored: `Stored`, `Verified` or `Drilled`. It may be raised at any
+    /// time, of a backup that is stored already too. `deadlineSeconds` is the limit of each proof by itself.
+    #[serde(default)]
+    pub proof: Proof,
 }
 
 /// What is stored beside the snapshot.
@@ -279,22 +279,6 @@ pub struct Artifact {
     pub member_id: String,
 }
 
-/// What was found in a backup when it was proven.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Findings {
-    /// Keys in it, all of them.
-    pub keys: i64,
-    /// The revision that it opens with.
-    pub revision: i64,
-    /// Alarms that were set when it was taken, e.g. `NOSPACE`: who restores it has them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub alarms: Vec<String>,
-    /// Secrets that an API server could read in it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secrets: Option<i64>,
-}
-
 /// How a backup is encrypted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -315,4 +299,20 @@ pub enum EncryptionKind {
     /// A passphrase; `age --decrypt` opens it too.
     #[serde(rename = "age-passphrase")]
     AgePassphrase,
+}
+
+/// What was found in a backup when it was proven.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Findings {
+    /// Keys in it, all of them.
+    pub keys: i64,
+    /// The revision that it opens with.
+    pub revision: i64,
+    /// Alarms that were set when it was taken, e.g. `NOSPACE`: who restores it has them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alarms: Vec<String>,
+    /// Secrets that an API server could read in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<i64>,
 }

@@ -181,8 +181,8 @@ pub(super) async fn during_snapshot(scene: &Scene, filled_mib: u32) -> Result<Du
             name: "default".into(),
         },
         deadline_seconds: 600,
-        proof: Default::default(),
         include: vec![],
+        proof: Default::default(),
     };
     // 5 sets the kernel's mark of the highest resident memory back to what it is now (proc(5)).
     for (_, process) in ours(scene)? {

@@ -1,4 +1,7 @@
 //! The agent is killed in every state of a ticket, on the way up and on the way back.
+//!
+//! Seen failing: with an agent that takes the scheduler's manifest away for 2 s when it finds a ticket in hand,
+//! "cp2 was without kube-scheduler.yaml".
 
 use anyhow::Result;
 use futures::FutureExt;

@@ -13,8 +13,8 @@ fn backup(name: &str, created: i64, status: EtcdBackupStatus) -> EtcdBackup {
             name: "main".to_owned(),
         },
         deadline_seconds: 60,
-        proof: Proof::Stored,
         include: vec![],
+        proof: Proof::Stored,
     };
     let mut backup = EtcdBackup::new(name, spec);
     backup.metadata.uid = Some(format!("{name}-uid"));
