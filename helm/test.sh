@@ -37,6 +37,10 @@ refuse "an unknown value below is refused" "replica" render --set operator.repli
 refuse "a bad endpoint is refused" "endpoint" render --set store.s3.bucket=backups,store.s3.endpoint=minio:9000
 refuse "a cron line of six fields" "schedule" render --set store.s3.bucket=backups,store.schedule="0 0 3 * * *"
 refuse "a store whose Secret may not be read is refused" "not in store.secretNames" render --set store.s3.bucket=backups,store.s3.credentialsSecret=other
+refuse "a work directory that is no path" "workDirectory" render --set agent.workDirectory=work
+check "a work directory of its own is mounted" says "name: work" render --set agent.workDirectory=/data/proofs
+check "the disk of etcd is not allowed unless it is" equals 0 sh -c "'$HELM' template lockkeeper '$chart' -n '$ns' | grep -c -e --proof-on-etcd-disk"
+check "and then it is" says "--proof-on-etcd-disk" render --set agent.verification.onEtcdDisk=true
 check "global and enabled are let in, as a parent chart sets them" render --set global.a=b,enabled=true
 check "no policy names the default namespace in another" equals 0 sh -c "'$HELM' template lockkeeper '$chart' -n '$ns' | grep -c lockkeeper-system"
 
@@ -86,6 +90,22 @@ refuse "a zone that is an offset" "spec.timeZone is no name of the IANA database
 refuse "a retention that keeps nothing" "spec.retention keeps nothing: set one of keepLast" schedule nightly 'schedule: "0 3 * * *", retention: {keepLast: 0}'
 refuse "a duration without a unit" "spec.retention.keepWithin is no duration: write" schedule nightly 'schedule: "0 3 * * *", retention: {keepWithin: "30"}'
 refuse "a name that is no label" "metadata.name is longer than 63 characters" schedule "$(printf 'n%.0s' {1..64})" 'schedule: "0 3 * * *"'
+
+refuse "a drill that proves nothing more" "spec.drill.proof is Stored" schedule nightly 'schedule: "0 3 * * *", drill: {schedule: "0 5 * * 0", proof: Stored}'
+refuse "a drill by a nickname" "spec.drill.schedule is no cron line of five fields: write" schedule nightly 'schedule: "0 3 * * *", drill: {schedule: "@weekly-on-sunday"}'
+check "a drill is a whole one when nothing is said" equals Stored-Drilled schedule nightly 'schedule: "0 3 * * *", drill: {schedule: "0 5 * * 0"}' 'jsonpath={.spec.proof}-{.spec.drill.proof}'
+
+# A backup's spec: fixed, but that more proof may be asked for.
+printf 'apiVersion: lockkeeper.dev/v1alpha1\nkind: EtcdBackup\nmetadata: {name: b}\nspec: {storeRef: {name: default}}\n' | k -n "$ns" create -f - >/dev/null
+proof() { k -n "$ns" patch etcdbackup b --type merge -p "{\"spec\": $1}"; }
+refuse "another deadline" "a backup's spec cannot be changed, spec.proof aside" proof '{"deadlineSeconds": 60}'
+refuse "another store" "a backup's spec cannot be changed, spec.proof aside" proof '{"storeRef": {"name": "other"}}'
+refuse "something else to include" "a backup's spec cannot be changed, spec.proof aside" proof '{"include": ["PKI"]}'
+check "more proof" proof '{"proof": "Verified"}'
+refuse "less proof" "spec.proof can only be raised, from Stored to Verified to Drilled" proof '{"proof": "Stored"}'
+check "still more proof" proof '{"proof": "Drilled"}'
+refuse "a little less proof" "spec.proof can only be raised" proof '{"proof": "Verified"}'
+k -n "$ns" delete etcdbackup b >/dev/null
 
 # Pod Security, judged by the server: the operator passes the strictest level, the agents need the namespace opened.
 psa() { k label --overwrite namespace "$ns" "pod-security.kubernetes.io/enforce=$1"; }

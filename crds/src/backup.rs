@@ -114,7 +114,7 @@ impl std::fmt::Display for Proof {
     )
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.storeRef == oldSelf.storeRef && self.deadlineSeconds == oldSelf.deadlineSeconds").message("a backup's spec cannot be changed, spec.proof aside: make a new EtcdBackup"))]
+#[x_kube(validation = Rule::new("self.storeRef == oldSelf.storeRef && self.deadlineSeconds == oldSelf.deadlineSeconds && has(self.include) == has(oldSelf.include) && (!has(self.include) || self.include == oldSelf.include)").message("a backup's spec cannot be changed, spec.proof aside: make a new EtcdBackup"))]
 #[x_kube(validation = Rule::new("self.proof == oldSelf.proof || oldSelf.proof == 'Stored' || self.proof == 'Drilled'").message("spec.proof can only be raised, from Stored to Verified to Drilled: what was proven stays so; make a new EtcdBackup for less").field_path(".proof"))]
 pub struct EtcdBackupSpec {
     /// The store, in the same namespace.

@@ -1,7 +1,7 @@
 //! A backup every minute by cron, each restored and booted, one of them with an API server on it every other minute,
 //! the newest two kept: what the status says of them is so, the bucket holds exactly what it tells, and nothing of a
 //! proof stays on the node. A backup whose object was replaced by another one's is found out; an agent that is killed in
-//! the middle of a proof begins anew. On one node, with a disk of its own for the proofs.
+//! the middle of a proof begins anew; an upgrade takes the newest verified one for its snapshot. On one node, with a disk of its own for the proofs.
 
 pub(in crate::scenarios) mod stage;
 pub(in crate::scenarios) mod watcher;
@@ -19,7 +19,8 @@ use object_store::{ObjectStoreExt, PutPayload};
 use serde_json::json;
 
 use super::{Scenario, Suite};
-use crate::lockkeeper::{Keeper, restored};
+use crate::lockkeeper::{Keeper, UPGRADE, restored, runs, spec};
+use crate::recipes::{START, TARGET};
 use crate::scene::{Look, Scene};
 use crate::state::Options;
 use stage::Stage;
@@ -32,7 +33,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     suite: Suite::Chaos,
     minutes: 8,
     lab,
-    leaves_clean: true,
+    leaves_clean: false,
     play: |scene| play(scene).boxed_local(),
 };
 
@@ -80,13 +81,38 @@ async fn play(scene: &Scene) -> Result<String> {
     nothing_left(scene).await?;
     let replaced = replaced(&stage).await?;
     nothing_left(scene).await?;
+    let accepted = accepted(&keeper, &stage).await?;
     stage.clear_all().await?;
-    for number in 0..count {
-        secrets
-            .delete(&format!("of-the-lab-{number}"), &Default::default())
-            .await?;
-    }
-    Ok(format!("{} begun; {told}; {said}; {replaced}", slots.len()))
+    Ok(format!(
+        "{} begun; {told}; {said}; {replaced}; {accepted}",
+        slots.len()
+    ))
+}
+
+/// An upgrade takes the newest verified one of the schedule for its snapshot, says so, and takes none of its own.
+async fn accepted(keeper: &Keeper<'_>, stage: &Stage<'_>) -> Result<String> {
+    let verified = |(name, b): (String, EtcdBackup)| (b.proven() >= Some(Proof::Verified)).then_some(name);
+    let newest = stage.own().await?.into_iter().filter_map(verified).next_back();
+    let newest = newest.context("no verified one is there")?;
+    let mut wanted = spec(START, Strategy::default());
+    wanted.backup.proof = Proof::Verified;
+    wanted.backup.accept_within_minutes = Some(60);
+    keeper.apply(&wanted).await?;
+    keeper.bump(TARGET).await?;
+    let status = keeper.settles("Completed", UPGRADE).await?;
+    runs(stage.scene, TARGET).await?;
+    let snapshot = status.snapshot.context("the status names no snapshot")?;
+    ensure!(
+        snapshot.accepted && snapshot.backup == newest && snapshot.proof >= Some(Proof::Verified),
+        "{newest} was to be accepted, and the status says {snapshot:?}"
+    );
+    let own = keeper.backups().await?.into_iter();
+    let own: Vec<String> = own
+        .filter_map(|b| b.metadata.name)
+        .filter(|n| n.starts_with("upgrade-"))
+        .collect();
+    ensure!(own.is_empty(), "a snapshot was taken all the same: {own:?}");
+    Ok(format!("{newest} accepted for an upgrade to {TARGET}"))
 }
 
 /// Waits until three were begun, one was let go, and the status says when one was verified and one drilled.

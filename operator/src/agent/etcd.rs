@@ -222,20 +222,19 @@ impl EtcdMember {
         linearizable_read(&self.client().await?).await
     }
 
-    /// How many keys begin with `prefix`; with an empty one, all. etcd counts them in its index.
+    /// How many keys begin with `prefix` at `revision` (0: the newest); with an empty prefix, all.
     ///
     /// # Errors
-    /// When the member is absent, cannot be asked, or does not answer.
-    pub async fn count(&self, prefix: &str) -> Result<i64, EtcdError> {
-        let options = GetOptions::new().with_count_only();
-        // The whole range is asked for from a key of one zero byte.
-        let (key, options) = match prefix {
-            "" => (vec![0], options.with_from_key()),
-            _ => (prefix.as_bytes().to_vec(), options.with_prefix()),
+    /// When the member is absent, cannot be asked, or has compacted that revision away.
+    pub async fn count(&self, prefix: &str, revision: i64) -> Result<i64, EtcdError> {
+        let options = GetOptions::new().with_count_only().with_revision(revision);
+        let options = match prefix {
+            "" => options.with_all_keys(),
+            _ => options.with_prefix(),
         };
         let client = self.client().await?;
         let mut kv = client.kv_client();
-        let answer = within(COUNT, "count its keys", kv.get(key, Some(options))).await?;
+        let answer = within(COUNT, "count its keys", kv.get(prefix, Some(options))).await?;
         Ok(answer.count())
     }
 

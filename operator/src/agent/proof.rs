@@ -165,7 +165,7 @@ impl Prover {
         place.remove(&snapshot)?;
         let booted = chores.boot(&image).await?;
         let found = async {
-            let read = booted.read().await?;
+            let read = booted.read(manifest).await?;
             let (findings, sentence) = verdict::verified(manifest, &read)?;
             told.reached(Proof::Verified, &findings, &sentence).await;
             if let Some(server) = &drill {

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::report::{Report, Written};
 use super::{Desk, Key};
 use crate::agent::proof::{ProofError, Prover, Subject, Told};
-use crate::store::{Identities, Store};
+use crate::store::Store;
 
 /// After a failure that is not the backup's own: doubled up to the second figure. Each costs a download.
 const RETRY: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(3600)];
@@ -265,7 +265,7 @@ impl Desk {
             store: &store,
             key: &place,
             manifest: &manifest,
-            keys: &Identities::none(),
+            keys: store.identities(),
         };
         let limit = Duration::from_secs(spec.deadline_seconds.into());
         prover

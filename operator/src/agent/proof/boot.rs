@@ -262,12 +262,19 @@ impl Booted {
     }
 
     /// Everything that a verdict is made of.
-    pub(super) async fn read(&self) -> Result<Read, ProofError> {
+    pub(super) async fn read(&self, manifest: &Manifest) -> Result<Read, ProofError> {
         let seen = self.member.observe().await.unwrap_or_default();
+        // As it was when the manifest was written; compacted since, it cannot be compared.
+        let then = manifest.revision;
         Ok(Read {
+            keys_then: self.member.count("", then).await.ok(),
+            hash_then: match manifest.hash_kv {
+                Some(told) => self.member.hash_kv(told.revision).await.ok(),
+                None => None,
+            },
             revision: self.member.revision().await?,
-            keys: self.member.count("").await?,
-            objects: self.member.count(&self.prefix).await?,
+            keys: self.member.count("", 0).await?,
+            objects: self.member.count(&self.prefix, 0).await?,
             prefix: self.prefix.clone(),
             alarms: seen.alarms,
             version: seen.version.unwrap_or_default(),
@@ -276,7 +283,7 @@ impl Booted {
 
     /// How many Secrets the API server keeps in it.
     pub(super) async fn secrets(&self) -> Result<i64, ProofError> {
-        Ok(self.member.count(&format!("{}secrets/", self.prefix)).await?)
+        Ok(self.member.count(&format!("{}secrets/", self.prefix), 0).await?)
     }
 
     /// An etcd with an alarm takes no write, and an API server is not ready without any.

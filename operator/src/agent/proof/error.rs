@@ -97,6 +97,7 @@ impl ProofError {
             Self::DiskUnknown { .. } => "DiskUnknown",
             Self::Space { .. } => "NoSpace",
             Self::File { .. } => "WorkDirectory",
+            Self::Store(e) if matches!(e.failure(), Failure::NoKey { .. }) => "NoIdentity",
             Self::Store(e) => e.reason(),
             Self::NoManifest(_) => "NoManifest",
             Self::NoComponent(_) => "NoComponent",

@@ -3,7 +3,7 @@
 use lockkeeper_crds::Findings;
 
 use super::ProofError;
-use crate::store::Manifest;
+use crate::store::{KeyHash, Manifest};
 
 /// What was read of the etcd that was booted on a backup.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,6 +20,10 @@ pub(super) struct Read {
     pub(super) alarms: Vec<String>,
     /// The server's version.
     pub(super) version: String,
+    /// All keys at the manifest's revision.
+    pub(super) keys_then: Option<i64>,
+    /// Their hash at the revision of the manifest's.
+    pub(super) hash_then: Option<KeyHash>,
 }
 
 /// What is found of a backup that can be restored, and a sentence that says so.
@@ -35,6 +39,7 @@ pub(super) fn verified(manifest: &Manifest, read: &Read) -> Result<(Findings, St
             found: read.revision.to_string(),
         });
     }
+    let compared = as_told(manifest, read)?;
     if read.objects == 0 {
         return Err(ProofError::Empty {
             prefix: read.prefix.clone(),
@@ -56,7 +61,7 @@ pub(super) fn verified(manifest: &Manifest, read: &Read) -> Result<(Findings, St
         )
     };
     let sentence = format!(
-        "restored and booted with etcd {}: {} keys at revision {}, {alarms}",
+        "restored and booted with etcd {}: {} keys at revision {}{compared}, {alarms}",
         read.version, read.keys, read.revision
     );
     let findings = Findings {
@@ -66,6 +71,35 @@ pub(super) fn verified(manifest: &Manifest, read: &Read) -> Result<(Findings, St
         secrets: None,
     };
     Ok((findings, sentence))
+}
+
+/// Compares what the member said of its keys when the backup was taken. Hashes say something only of equal revisions
+/// and equal compact revisions (facts.md 3.8).
+fn as_told(manifest: &Manifest, read: &Read) -> Result<&'static str, ProofError> {
+    if let (Some(told), Some(found)) = (manifest.keys, read.keys_then)
+        && told != found
+    {
+        return Err(ProofError::Mismatch {
+            what: "keys",
+            told: told.to_string(),
+            found: found.to_string(),
+        });
+    }
+    match (manifest.hash_kv, read.hash_then) {
+        (Some(told), Some(found))
+            if (told.revision, told.compact_revision) == (found.revision, found.compact_revision) =>
+        {
+            if told.hash == found.hash {
+                return Ok(" with the hash that the member had");
+            }
+            Err(ProofError::Mismatch {
+                what: "as the hash of its keys",
+                told: format!("{:08x}", told.hash),
+                found: format!("{:08x}", found.hash),
+            })
+        }
+        _ => Ok(""),
+    }
 }
 
 /// What is found of the Secrets in it.
@@ -108,7 +142,37 @@ mod tests {
             prefix: "/registry/".to_owned(),
             alarms: vec![],
             version: "3.6.6".to_owned(),
+            keys_then: Some(290),
+            hash_then: None,
         }
+    }
+
+    #[test]
+    fn keys_and_their_hash_are_those_that_the_member_had_where_they_can_be_compared() {
+        let hash = |hash, compact_revision| {
+            Some(KeyHash {
+                hash,
+                revision: 380,
+                compact_revision,
+            })
+        };
+        let told = Manifest {
+            keys: Some(290),
+            hash_kv: hash(7, 100),
+            ..manifest(380)
+        };
+        let with = |hash_then| Read { hash_then, ..read() };
+        let (_, sentence) = verified(&told, &with(hash(7, 100))).unwrap();
+        assert!(sentence.contains("with the hash"), "{sentence}");
+        let (_, sentence) = verified(&told, &with(hash(8, 200))).unwrap();
+        assert!(!sentence.contains("hash"), "{sentence}");
+        let error = verified(&told, &with(hash(8, 100))).unwrap_err();
+        assert_eq!((error.reason(), error.is_verdict()), ("Mismatch", true));
+        let fewer = Read {
+            keys_then: Some(289),
+            ..read()
+        };
+        assert_eq!(verified(&told, &fewer).unwrap_err().reason(), "Mismatch");
     }
 
     #[test]
