@@ -26,6 +26,11 @@ pub enum Mode {
         /// How many.
         bytes: u64,
     },
+    /// Every request is answered with this status, and the server hears of none.
+    Fail {
+        /// The HTTP status.
+        status: u16,
+    },
     /// No connection sends more than this in a second.
     Slow {
         /// How much.
@@ -70,7 +75,25 @@ fn read(control: &Path) -> Option<Mode> {
     serde_json::from_slice(&std::fs::read(control).ok()?).ok()
 }
 
+/// Answers one request and closes; what the client still sends is read, or it would see a reset instead.
+async fn refuse(mut client: TcpStream, status: u16) {
+    let mut buffer = vec![0; CHUNK];
+    if !matches!(client.read(&mut buffer).await, Ok(1..)) {
+        return;
+    }
+    let answer = format!("HTTP/1.1 {status} Fault\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    if client.write_all(answer.as_bytes()).await.is_err() || client.shutdown().await.is_err() {
+        return;
+    }
+    let rest = async { while matches!(client.read(&mut buffer).await, Ok(1..)) {} };
+    let _ = tokio::time::timeout(Duration::from_secs(5), rest).await;
+}
+
 async fn connection(client: TcpStream, to: SocketAddr, mut mode: watch::Receiver<Mode>) {
+    let now = *mode.borrow();
+    if let Mode::Fail { status } = now {
+        return refuse(client, status).await;
+    }
     let Ok(server) = TcpStream::connect(to).await else {
         return;
     };
@@ -81,7 +104,7 @@ async fn connection(client: TcpStream, to: SocketAddr, mut mode: watch::Receiver
     tokio::select! {
         _ = async { tokio::join!(up, down) } => {}
         // Dropping both ends closes them.
-        _ = mode.wait_for(|mode| *mode == Mode::Refuse) => {}
+        _ = mode.wait_for(|mode| matches!(mode, Mode::Refuse | Mode::Fail { .. })) => {}
     }
 }
 
@@ -203,7 +226,15 @@ mod tests {
         tokio::time::sleep(LOOK * 3).await;
         assert!(TcpStream::connect(listen).await.is_err());
 
+        set(Mode::Fail { status: 503 });
+        let mut stream = connect(listen).await;
+        stream.write_all(b"PUT / HTTP/1.1\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+
         set(Mode::CutAfter { bytes: 6 });
+        tokio::time::sleep(LOOK * 3).await;
         let mut stream = connect(listen).await;
         assert_eq!(&exchange(&mut stream).await.unwrap(), b"ping");
         assert!(exchange(&mut stream).await.is_err(), "8 bytes went through");

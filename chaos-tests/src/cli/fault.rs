@@ -101,6 +101,11 @@ pub(super) enum S3 {
         /// How many.
         bytes: u64,
     },
+    /// Every request is answered with this HTTP status.
+    Fail {
+        /// E.g. 503.
+        status: u16,
+    },
     /// A connection sends no more than this in a second.
     Slow {
         /// How much.
@@ -140,6 +145,7 @@ pub(super) fn run(lab: &Lab, fault: Fault) -> Result<()> {
             S3::Down => Mode::Refuse,
             S3::Hang => Mode::Hang,
             S3::Cut { bytes } => Mode::CutAfter { bytes },
+            S3::Fail { status } => Mode::Fail { status },
             S3::Slow { bytes_per_second } => Mode::Slow { bytes_per_second },
         })?,
         Fault::FillDisk { node, path } => lab.fill_disk(&node, &path)?,

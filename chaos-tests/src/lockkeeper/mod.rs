@@ -3,6 +3,7 @@
 //!
 //! In: a [`Scene`]. Out: what was seen. May touch: the ClusterVersion, and nothing else of Lockkeeper's.
 
+mod backups;
 mod book;
 pub mod journal;
 mod snapshot;
@@ -27,6 +28,7 @@ use crate::install::NAMESPACE;
 use crate::recipes::START;
 use crate::scene::{Look, Scene};
 
+pub use backups::Backups;
 pub use book::Book;
 pub use snapshot::{check_snapshot, published_backups};
 pub use targets::{BAD_TARGET, break_target_on, import_bad_target, mend_target_on};

@@ -3,8 +3,11 @@
 
 mod agent_killed;
 mod api_away;
+mod backup_corrupt;
+mod backup_faults;
 mod backup_schedule;
 mod blocked_by_rehearsal;
+mod encrypted;
 mod lab_smoke;
 mod operator_killed;
 mod power_cut;
@@ -70,6 +73,9 @@ pub const ALL: &[Scenario] = &[
     rollback_late::SCENARIO,
     store_down::SCENARIO,
     backup_schedule::SCENARIO,
+    backup_faults::SCENARIO,
+    backup_corrupt::SCENARIO,
+    encrypted::SCENARIO,
     upgrade_ha::SCENARIO,
     api_away::SCENARIO,
     operator_killed::SCENARIO,

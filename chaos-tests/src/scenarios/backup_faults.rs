@@ -1,0 +1,219 @@
+//! Everything between etcd and the bucket breaks, one after the other: the upload is cut, S3 fails, is full, crawls,
+//! the keys are wrong, the member hangs, the agent is killed in the middle of its upload. No half backup is ever
+//! listed, the reason is said, no part is left, and the next backup succeeds by itself.
+//!
+//! Seen failing: SEEN_FAULTS
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use futures::FutureExt;
+use lockkeeper_crds::Strategy;
+use serde_json::json;
+
+use super::{Scenario, Suite};
+use crate::install::{NAMESPACE, STORE_SECRET};
+use crate::lockkeeper::{Backups, Keeper};
+use crate::s3_proxy::Mode;
+use crate::scene::{Look, Scene};
+
+/// The scenario.
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "backup-faults",
+    about: "cut, 5xx, full, slow, wrong keys, a member that hangs, a killed agent: no half backup, no part, a reason",
+    suite: Suite::Chaos,
+    minutes: 9,
+    lab: super::one_node,
+    leaves_clean: true,
+    play: |scene| play(scene).boxed_local(),
+};
+
+const NODE: &str = "cp1";
+const MINUTE: Duration = Duration::from_secs(60);
+/// The probe and the manifest's own requests go through, a snapshot does not.
+const CUT: u64 = 100_000;
+/// A snapshot of a small cluster takes half a minute; each of the probe's requests well under a second.
+const CRAWL: u64 = 30_000;
+
+async fn play(scene: &Scene) -> Result<String> {
+    let keeper = Keeper::at_start(scene, Strategy::default()).await?;
+    // Uncompressed, so that even a small cluster's is larger than the faults leave through.
+    let backups = Backups::of(scene, &keeper, "faults", &json!({"compression": "None"})).await?;
+    let played = faults(scene, &backups).await;
+    scene.lab.s3(Mode::Pass)?;
+    scene.lab.write_store_secret()?;
+    // A member that hangs is thawed; one that runs is not disturbed.
+    scene.lab.thaw(NODE, "etcd")?;
+    let said = played?;
+    backups.clear().await?;
+    Ok(said)
+}
+
+async fn faults(scene: &Scene, backups: &Backups<'_>) -> Result<String> {
+    let mut whole = vec![];
+    for (name, mode, reason, says) in [
+        (
+            "cut",
+            Mode::CutAfter { bytes: CUT },
+            "StoreUnavailable",
+            "upload a part",
+        ),
+        (
+            "failing",
+            Mode::Fail { status: 503 },
+            "StoreUnavailable",
+            "HTTP 503",
+        ),
+        (
+            "full",
+            Mode::Fail { status: 507 },
+            "StoreUnavailable",
+            "no room left",
+        ),
+        ("deaf", Mode::Hang, "StoreUnavailable", "did not answer in time"),
+        ("gone", Mode::Refuse, "StoreUnavailable", "cannot be reached"),
+    ] {
+        scene.say(format_args!("S3: {name}"));
+        scene.lab.s3(mode)?;
+        backups.begin(name, &json!({})).await?;
+        let (told, message) = backups.failed(name).await?;
+        ensure!(
+            told == reason && message.contains(says),
+            "{name}: {told}: {message}"
+        );
+        scene.lab.s3(Mode::Pass)?;
+        after(scene, backups, name, &mut whole).await?;
+    }
+    wrong_keys(scene, backups, &mut whole).await?;
+    slow(scene, backups, &mut whole).await?;
+    killed(scene, backups, &mut whole).await?;
+    hung(scene, backups, &mut whole).await?;
+    Ok(format!(
+        "9 faults, each with its reason; {} backups after them by themselves",
+        whole.len()
+    ))
+}
+
+/// The fault is over: nothing of it is listed or left, and the next backup is one.
+async fn after(scene: &Scene, backups: &Backups<'_>, fault: &str, whole: &mut Vec<String>) -> Result<()> {
+    let names: Vec<&str> = whole.iter().map(String::as_str).collect();
+    backups.lists(&names).await?;
+    let name = format!("after-{fault}");
+    backups.begin(&name, &json!({})).await?;
+    backups.stored(&name).await?;
+    whole.push(name);
+    let names: Vec<&str> = whole.iter().map(String::as_str).collect();
+    backups.lists(&names).await?;
+    nothing_left(scene, backups, fault).await?;
+    let files = backups.files()?;
+    ensure!(
+        files.len() == 2 * whole.len(),
+        "{fault}: there is more than whole backups: {files:?}"
+    );
+    Ok(())
+}
+
+async fn nothing_left(scene: &Scene, backups: &Backups<'_>, fault: &str) -> Result<()> {
+    scene
+        .wait_for(&format!("no part to be left ({fault})"), MINUTE, || async {
+            let left = backups.unfinished()?;
+            Ok(if left.is_empty() {
+                Look::Done(())
+            } else {
+                Look::NotYet(format!("{left:?}"))
+            })
+        })
+        .await
+}
+
+async fn wrong_keys(scene: &Scene, backups: &Backups<'_>, whole: &mut Vec<String>) -> Result<()> {
+    scene.say("wrong keys in the Secret");
+    let wrong = json!({"stringData": {"AWS_SECRET_ACCESS_KEY": "nonsense"}}).to_string();
+    scene
+        .lab
+        .out(&[
+            "kubectl",
+            "-n",
+            NAMESPACE,
+            "patch",
+            "secret",
+            STORE_SECRET,
+            "--type=merge",
+            "-p",
+            &wrong,
+        ])?
+        .check()?;
+    backups.begin("wrong-keys", &json!({})).await?;
+    let (reason, message) = backups.failed("wrong-keys").await?;
+    ensure!(
+        reason == "StoreUnavailable" && message.contains("does not accept the credentials"),
+        "{reason}: {message}"
+    );
+    ensure!(
+        !message.contains("nonsense"),
+        "the status holds a secret: {message}"
+    );
+    scene.lab.write_store_secret()?;
+    after(scene, backups, "wrong-keys", whole).await
+}
+
+/// Slow is no failure as long as the deadline allows it.
+async fn slow(scene: &Scene, backups: &Backups<'_>, whole: &mut Vec<String>) -> Result<()> {
+    scene.say("S3: slower than the deadline");
+    scene.lab.s3(Mode::Slow {
+        bytes_per_second: CRAWL,
+    })?;
+    backups.begin("slow", &json!({"deadlineSeconds": 20})).await?;
+    let (reason, message) = backups.failed("slow").await?;
+    ensure!(reason == "DeadlineExceeded", "{reason}: {message}");
+    scene.lab.s3(Mode::Pass)?;
+    after(scene, backups, "slow", whole).await
+}
+
+/// The agent dies in the middle of its upload; the next one takes away what it left.
+async fn killed(scene: &Scene, backups: &Backups<'_>, whole: &mut Vec<String>) -> Result<()> {
+    scene.say("the agent is killed in the middle of an upload");
+    scene.lab.s3(Mode::Slow {
+        bytes_per_second: CRAWL,
+    })?;
+    backups.begin("killed", &json!({})).await?;
+    scene
+        .wait_for("an upload to be under way", MINUTE, || async {
+            Ok(if backups.unfinished()?.is_empty() {
+                Look::NotYet("none yet".to_owned())
+            } else {
+                Look::Done(())
+            })
+        })
+        .await?;
+    tokio::time::sleep(Duration::from_millis(500 + scene.below(2000))).await;
+    scene.lab.kill(NODE, "agent")?;
+    let left = backups.unfinished()?;
+    ensure!(!left.is_empty(), "killed too late: no upload was under way");
+    scene.lab.s3(Mode::Pass)?;
+    backups.agent_is_back(NODE).await?;
+    let (reason, message) = backups.failed("killed").await?;
+    ensure!(reason == "Interrupted", "{reason}: {message}");
+    after(scene, backups, "killed", whole).await
+}
+
+/// The only member does not answer: no linearizable read, no backup; there is no other one to ask.
+async fn hung(scene: &Scene, backups: &Backups<'_>, whole: &mut Vec<String>) -> Result<()> {
+    scene.say("the member hangs");
+    // The API is on it: the object must be there and be given to the agent before.
+    scene.lab.s3(Mode::Hang)?;
+    backups.begin("hung", &json!({"deadlineSeconds": 300})).await?;
+    backups
+        .reaches("hung", "to begin", |s| s.started_at.is_some())
+        .await?;
+    scene.lab.freeze(NODE, "etcd")?;
+    scene.lab.s3(Mode::Pass)?;
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    scene.lab.thaw(NODE, "etcd")?;
+    let (reason, message) = backups.failed("hung").await?;
+    ensure!(
+        reason == "EtcdUnavailable" && message.contains("tried: cp1"),
+        "{reason}: {message}"
+    );
+    after(scene, backups, "hung", whole).await
+}
