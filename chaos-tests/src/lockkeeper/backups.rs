@@ -42,9 +42,7 @@ impl<'a> Backups<'a> {
     pub async fn change(&self, more: &Value) -> Result<()> {
         let mut spec = json!({"s3": {"bucket": BUCKET, "prefix": self.store, "endpoint": s3_endpoint(),
             "credentialsSecret": {"name": STORE_SECRET}}});
-        for (field, value) in more.as_object().into_iter().flatten() {
-            spec[field] = value.clone();
-        }
+        merge(&mut spec, more);
         let object = json!({"apiVersion": "lockkeeper.dev/v1alpha1", "kind": "EtcdBackupStore",
             "metadata": {"name": self.store}, "spec": spec});
         let params = PatchParams::apply("lab").force();
@@ -57,9 +55,7 @@ impl<'a> Backups<'a> {
     /// Makes a backup. Any other fields of its spec: `more`.
     pub async fn begin(&self, name: &str, more: &Value) -> Result<()> {
         let mut spec = json!({"storeRef": {"name": self.store}, "deadlineSeconds": 120});
-        for (field, value) in more.as_object().into_iter().flatten() {
-            spec[field] = value.clone();
-        }
+        merge(&mut spec, more);
         let object: EtcdBackup = serde_json::from_value(json!({
             "apiVersion": "lockkeeper.dev/v1alpha1", "kind": "EtcdBackup", "metadata": {"name": name}, "spec": spec,
         }))?;
@@ -196,6 +192,12 @@ impl<'a> Backups<'a> {
                 })
             })
             .await
+    }
+}
+
+fn merge(spec: &mut Value, more: &Value) {
+    if let (Some(spec), Some(more)) = (spec.as_object_mut(), more.as_object()) {
+        spec.extend(more.clone());
     }
 }
 

@@ -85,8 +85,9 @@ async fn play(scene: &Scene) -> Result<String> {
 async fn manifests(good: &Good<'_>, store: &Store, manifest: &str, other: &Listed) -> Result<()> {
     let others = read(good.scene, other.key.manifest.as_ref()).await?;
     let mut foreign: Value = serde_json::from_slice(&good.manifest)?;
-    foreign["uid"] = json!("fedcba98-0000-0000-0000-000000000000");
-    foreign["clusterId"] = json!("deadbeef");
+    let fields = foreign.as_object_mut().context("a manifest is an object")?;
+    fields.insert("uid".to_owned(), json!("fedcba98-0000-0000-0000-000000000000"));
+    fields.insert("clusterId".to_owned(), json!("deadbeef"));
     for (what, content, reason, says) in [
         (
             "of another backup",

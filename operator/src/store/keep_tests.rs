@@ -160,3 +160,40 @@ async fn the_pki_goes_encrypted_or_not_at_all() {
     world.store.remove(&key, "0123456789ab").await.unwrap();
     assert_eq!(world.objects().await, [""; 0]);
 }
+
+#[tokio::test]
+async fn a_manifest_whose_answer_was_lost_is_recognised() {
+    let world = World::with(Fault::ManifestAnswer);
+    world
+        .keep(Bytewise::of(SIZE), &CancellationToken::new())
+        .await
+        .unwrap();
+    assert_eq!(world.objects().await.len(), 2);
+}
+
+#[tokio::test]
+async fn anothers_manifest_is_left_alone() {
+    let world = World::with(Fault::ManifestRace);
+    let error = world
+        .keep(Bytewise::of(SIZE), &CancellationToken::new())
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("written by somebody else"), "{error}");
+    let key = world.store.key("nightly", "0123456789ab");
+    assert_eq!(world.store.manifest(&key).await.unwrap().unwrap().id, "theirs");
+}
+
+#[tokio::test]
+async fn a_manifest_that_is_none_is_not_taken_for_absent() {
+    for (body, says) in [
+        ("{", "EOF"),
+        (r#"{"format": 3}"#, "is of format 3"),
+        (r#"{"format": 1}"#, "missing field"),
+    ] {
+        let world = World::with(Fault::None);
+        let key = world.store.key("nightly", "0123456789ab");
+        world.inner.put(&key.manifest, body.into()).await.unwrap();
+        let error = world.store.manifest(&key).await.unwrap_err().to_string();
+        assert!(error.contains(says) && error.contains("s3://bucket/"), "{error}");
+    }
+}

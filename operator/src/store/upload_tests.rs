@@ -443,28 +443,6 @@ async fn an_upload_whose_last_answer_was_lost_is_read_back_all_the_same() {
 }
 
 #[tokio::test]
-async fn a_manifest_whose_answer_was_lost_is_recognised() {
-    let world = World::with(Fault::ManifestAnswer);
-    world
-        .keep(Bytewise::of(SIZE), &CancellationToken::new())
-        .await
-        .unwrap();
-    assert_eq!(world.objects().await.len(), 2);
-}
-
-#[tokio::test]
-async fn anothers_manifest_is_left_alone() {
-    let world = World::with(Fault::ManifestRace);
-    let error = world
-        .keep(Bytewise::of(SIZE), &CancellationToken::new())
-        .await
-        .unwrap_err();
-    assert!(error.to_string().contains("written by somebody else"), "{error}");
-    let key = world.store.key("nightly", "0123456789ab");
-    assert_eq!(world.store.manifest(&key).await.unwrap().unwrap().id, "theirs");
-}
-
-#[tokio::test]
 async fn cancelling_aborts_and_so_does_dropping() {
     let world = World::with(Fault::PartHangs);
     let cancel = CancellationToken::new();
@@ -510,21 +488,6 @@ async fn a_source_that_is_always_ready_can_still_be_cancelled() {
     let (kept, ()) = tokio::join!(keeping, cancelling);
     assert!(matches!(kept, Err(UploadError::Cancelled)), "{kept:?}");
     assert_eq!(world.counted(), (1, 0, 1));
-}
-
-#[tokio::test]
-async fn a_manifest_that_is_none_is_not_taken_for_absent() {
-    for (body, says) in [
-        ("{", "EOF"),
-        (r#"{"format": 3}"#, "is of format 3"),
-        (r#"{"format": 1}"#, "missing field"),
-    ] {
-        let world = World::with(Fault::None);
-        let key = world.store.key("nightly", "0123456789ab");
-        world.inner.put(&key.manifest, body.into()).await.unwrap();
-        let error = world.store.manifest(&key).await.unwrap_err().to_string();
-        assert!(error.contains(says) && error.contains("s3://bucket/"), "{error}");
-    }
 }
 
 #[tokio::test(start_paused = true)]

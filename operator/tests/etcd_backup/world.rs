@@ -177,9 +177,8 @@ impl Etcd {
 
     /// `keys` keys of `size` bytes that do not compress.
     pub(crate) async fn fill(&self, keys: usize, size: usize) {
-        let mut client = Client::connect([&self.endpoint], None).await.unwrap();
         let mut noise = 0x9e37_79b9_7f4a_7c15_u64;
-        let mut value = move || -> Vec<u8> {
+        let value = move || -> Vec<u8> {
             (0..size.div_ceil(8))
                 .flat_map(|_| {
                     noise ^= noise << 13;
@@ -189,6 +188,31 @@ impl Etcd {
                 })
                 .collect()
         };
+        self.write(keys, size, value).await;
+    }
+
+    /// `keys` keys of about `size` bytes each, which compress as Kubernetes' objects do: the same field names over
+    /// and over, and names, hashes and times of their own.
+    pub(crate) async fn fill_like_kubernetes(&self, keys: usize, size: usize) {
+        let mut noise = 0x9e37_79b9_7f4a_7c15_u64;
+        let value = move || -> Vec<u8> {
+            let mut text = String::with_capacity(size + 200);
+            while text.len() < size {
+                noise ^= noise << 13;
+                noise ^= noise >> 7;
+                noise ^= noise << 17;
+                text.push_str(&format!(
+                    "{{\"type\":\"Ready\",\"status\":\"True\",\"lastTransitionTime\":\"2026-11-{:02}T{:02}:{:02}:{:02}Z\",\"uid\":\"{noise:016x}\",\"image\":\"registry.k8s.io/pause@sha256:{:016x}\",\"volumeMounts\":[{{\"name\":\"kube-api-access-{:05x}\",\"mountPath\":\"/var/run/secrets/kubernetes.io/serviceaccount\"}}]}},",
+                    noise % 28 + 1, noise % 24, noise % 60, noise % 59, noise.rotate_left(17), noise % 0xf_ffff
+                ));
+            }
+            text.into_bytes()
+        };
+        self.write(keys, size, value).await;
+    }
+
+    async fn write(&self, keys: usize, size: usize, mut value: impl FnMut() -> Vec<u8>) {
+        let mut client = Client::connect([&self.endpoint], None).await.unwrap();
         let per_call = (1_000_000 / size).clamp(1, 100);
         let mut key = 0;
         while key < keys {
