@@ -1,7 +1,8 @@
 //! A backup every minute by cron, each restored and booted, one of them with an API server on it every other minute,
 //! the newest two kept: what the status says of them is so, the bucket holds exactly what it tells, and nothing of a
 //! proof stays on the node. A backup whose object was replaced by another one's is found out; an agent that is killed in
-//! the middle of a proof begins anew; an upgrade takes the newest verified one for its snapshot. On one node, with a disk of its own for the proofs.
+//! the middle of a proof begins anew; an upgrade takes the newest verified one for its snapshot. On one node, with a
+//! disk of its own for the proofs.
 
 pub(in crate::scenarios) mod stage;
 pub(in crate::scenarios) mod watcher;

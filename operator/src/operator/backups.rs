@@ -286,6 +286,56 @@ mod tests {
     }
 
     #[test]
+    fn a_verified_backup_of_this_etcd_since_the_last_upgrade_is_acceptable_where_the_spec_says_so() {
+        let backup: crds::EtcdBackup = serde_json::from_value(serde_json::json!({
+            "apiVersion": "lockkeeper.dev/v1alpha1", "kind": "EtcdBackup", "metadata": {"name": "nightly"},
+            "spec": {"storeRef": {"name": "default"}, "proof": "Verified"},
+            "status": {"node": "cp1", "startedAt": "2026-11-21T03:00:00Z", "completedAt": "2026-11-21T03:00:09Z",
+                "artifact": {"uri": "", "manifestUri": "", "sizeBytes": 1, "sha256": "", "revision": 1,
+                    "etcdVersion": "3.6.6", "clusterId": "c", "memberId": "m"},
+                "conditions": (["Succeeded", "Stored", "Verified"].map(|type_| serde_json::json!({"type": type_,
+                    "status": "True", "reason": "So", "message": "", "lastTransitionTime": "2026-11-21T03:00:09Z"})))},
+        }))
+        .unwrap();
+        let object = |policy: serde_json::Value| -> crds::ClusterVersion {
+            let mut backup = serde_json::json!({"storeRef": {"name": "default"}});
+            for (field, value) in policy.as_object().unwrap() {
+                backup[field] = value.clone();
+            }
+            let spec = serde_json::json!({"version": "v1.36.3", "backup": backup});
+            crds::ClusterVersion::new("cluster", serde_json::from_value(spec).unwrap())
+        };
+        let cluster = Cluster {
+            nodes: [("cp1".into(), node("1", "1", true, false))].into(),
+            kubelets: BTreeMap::new(),
+            gates: Default::default(),
+            node_gates: BTreeMap::new(),
+            backup: lockkeeper_policies::Backup::Absent,
+            acceptable: None,
+            kubeadm_config: Seen::Absent,
+            warnings: vec![],
+        };
+        let now = "2026-11-21T03:20:00Z".parse().unwrap();
+        let found = |policy| acceptable(&object(policy), std::iter::once(&backup), &cluster, now);
+        let nightly = Some("nightly".to_owned());
+        assert_eq!(found(serde_json::json!({})), None);
+        assert_eq!(found(serde_json::json!({"acceptWithinMinutes": 30})), nightly);
+        assert_eq!(
+            found(serde_json::json!({"acceptWithinMinutes": 30, "proof": "Verified"})),
+            nightly
+        );
+        assert_eq!(
+            found(serde_json::json!({"acceptWithinMinutes": 30, "proof": "Drilled"})),
+            None
+        );
+        assert_eq!(found(serde_json::json!({"acceptWithinMinutes": 15})), None);
+        assert_eq!(
+            found(serde_json::json!({"acceptWithinMinutes": 30, "storeRef": {"name": "other"}})),
+            None
+        );
+    }
+
+    #[test]
     fn an_upgrade_does_not_wait_behind_backups_that_are_not_its_own() {
         let backup = |name: &str, created: i64, upgrade: bool| {
             let spec = serde_json::from_value(serde_json::json!({"storeRef": {"name": "default"}})).unwrap();
