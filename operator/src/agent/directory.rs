@@ -9,6 +9,7 @@ use std::io;
 
 use lockkeeper_crds::Component;
 
+use super::chore;
 use super::host::{Host, read_limited};
 use super::manifest::{self, Manifest};
 
@@ -128,7 +129,12 @@ fn others(host: &Host) -> io::Result<Vec<Problem>> {
     for name in names {
         let shown = name.to_string_lossy();
         let ours = Component::ALL.iter().any(|c| *shown == *format!("{c}.yaml"));
-        if shown.starts_with('.') || ours || shown == REHEARSAL || shown == GUARD {
+        if shown.starts_with('.')
+            || ours
+            || shown == REHEARSAL
+            || shown == GUARD
+            || chore::is_manifest(&shown)
+        {
             continue;
         }
         let path = host.manifests().join(&name);
@@ -199,6 +205,7 @@ mod tests {
         fs::write(host.manifests().join(".kube-apiserver.yaml.lockkeeper"), "half").unwrap();
         fs::write(host.manifests().join(REHEARSAL), "ours").unwrap();
         fs::write(host.manifests().join(GUARD), "ours").unwrap();
+        fs::write(host.manifests().join("lockkeeper-chore-verify.yaml"), "ours").unwrap();
         fs::create_dir(host.manifests().join("old")).unwrap();
         assert_eq!(sentences(&host), Vec::<String>::new());
     }

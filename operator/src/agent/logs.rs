@@ -12,6 +12,11 @@ const LONGEST: usize = 400;
 
 /// The reason in the end of a container's log file (the CRI's format), or nothing.
 pub(crate) fn reason(path: &Path) -> String {
+    sentence(&tail(path))
+}
+
+/// The end of a container's log file (the CRI's format) as the process wrote it, or nothing.
+pub(crate) fn tail(path: &Path) -> String {
     let read = || -> std::io::Result<Vec<u8>> {
         let mut file = File::open(path)?;
         let length = file.metadata()?.len();
@@ -22,7 +27,10 @@ pub(crate) fn reason(path: &Path) -> String {
     };
     read().map_or_else(
         |_| String::new(),
-        |bytes| sentence(&String::from_utf8_lossy(&bytes)),
+        |bytes| {
+            let text = String::from_utf8_lossy(&bytes);
+            text.lines().flat_map(|line| [written(line), "\n"]).collect()
+        },
     )
 }
 

@@ -14,6 +14,7 @@
 //! | `manifest`, `host` | one manifest, and how it is changed to the byte |
 //! | `preflight`, `rehearsal`, `rehearse` | checks before anything is changed |
 //! | `desk` | one preflight at a time |
+//! | `chore` | a program of an image that is on this node, as a static pod |
 //! | `report` | the object: watch it, tell it |
 //! | [`serve`] | the process around it: its port, its client |
 //! | [`etcd`], [`backup`] | the local etcd member, and snapshots of it |
@@ -22,6 +23,8 @@ pub mod backup;
 pub mod etcd;
 
 mod certificates;
+#[allow(dead_code)] // its first user comes with the proof of backups
+mod chore;
 mod cri;
 mod desk;
 mod directory;
@@ -150,6 +153,19 @@ pub async fn run(
     let Some(claim) = Claim::wait(&host, &shutdown).await else {
         return Ok(());
     };
+    // With the claim in hand, and none of its own begun: what stands there is a killed agent's.
+    if let Err(error) = chore::clear(&host) {
+        tracing::error!(%error, "a stale chore cannot be removed");
+    }
+    {
+        // In its own time: a runtime that does not answer must not hold up a way back.
+        let (cri, begun) = (cri.clone(), chrono::Utc::now());
+        tokio::spawn(async move {
+            if let Err(error) = chore::sweep(&cri, begun).await {
+                tracing::warn!(%error, "containers of a stale chore are there still");
+            }
+        });
+    }
     let guard = Guard::new(host.clone(), config.guard_manifest.clone());
     let member = Arc::new(EtcdMember::from_host(&config.host_root, None));
     let (known, _) = watch::channel(Known::default());

@@ -11,6 +11,7 @@ use lockkeeper_crds::CheckResult;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::chore;
 use super::cri::{CONTAINER_NAME, Container, Cri, CriError, EXITED, POD_NAME, RUNNING};
 use super::directory::{Directory, REHEARSAL};
 use super::host::{self, Host, read_limited};
@@ -75,7 +76,7 @@ pub(crate) async fn rehearse(
             format!("{} cannot be removed ({error}): remove it", path.display()),
         );
     }
-    let gone = wait_gone(cri).await;
+    let gone = chore::gone(cri, is_ours, GONE_LIMIT).await;
     match fates {
         Err(why) => (CheckResult::Unknown, format!("Not rehearsed on {node}: {why}.")),
         Ok(fates) => {
@@ -194,10 +195,7 @@ async fn look(
             *fate = Fate::Good;
         } else if status.state == EXITED {
             let said = logs::reason(&host.reach(Path::new(&status.log_path)));
-            let said = [said, status.message, status.reason]
-                .into_iter()
-                .find(|s| !s.is_empty())
-                .unwrap_or_default();
+            let said = chore::last_words(&status, &said);
             *fate = if status.exit_code == 0 || rehearsal::is_expected_end(&said) {
                 Fate::Good
             } else {
@@ -210,17 +208,6 @@ async fn look(
 
 fn is_ours(container: &Container) -> bool {
     container.label(POD_NAME).starts_with(rehearsal::POD)
-}
-
-async fn wait_gone(cri: &Cri) -> bool {
-    let limit = Instant::now() + GONE_LIMIT;
-    loop {
-        match cri.containers().await {
-            Ok(all) if !all.iter().any(|c| is_ours(c) && c.state == RUNNING) => return true,
-            _ if Instant::now() >= limit => return false,
-            _ => sleep(PAUSE).await,
-        }
-    }
 }
 
 fn verdict(

@@ -231,7 +231,7 @@ fn secret_key(secret: &Secret, name: &str, key: &'static str) -> Result<String, 
 }
 
 /// 128 bits in hexadecimal that nobody else has. Unique, not secret.
-fn unique() -> String {
+pub(crate) fn unique() -> String {
     // RandomState is keyed from the operating system's randomness.
     let half = || std::hash::RandomState::new().build_hasher().finish();
     format!("{:016x}{:016x}", half(), half())
