@@ -13,14 +13,14 @@ use object_store::client::{HttpError, HttpErrorKind};
 #[error("EtcdBackupStore {store}: {failure}")]
 pub struct StoreError {
     store: String,
-    failure: Failure,
+    failure: Box<Failure>,
 }
 
 impl StoreError {
     pub(super) fn new(store: &str, failure: Failure) -> Self {
         Self {
             store: store.to_owned(),
-            failure,
+            failure: Box::new(failure),
         }
     }
 
@@ -42,11 +42,15 @@ impl StoreError {
     #[must_use]
     pub fn of_the_store(&self) -> bool {
         !matches!(
-            self.failure,
+            *self.failure,
             Failure::Api { .. }
                 | Failure::ManifestTaken { .. }
                 | Failure::NotOurs { .. }
                 | Failure::ManifestInvalid { .. }
+                | Failure::Damaged { .. }
+                | Failure::Misplaced { .. }
+                | Failure::File { .. }
+                | Failure::Cancelled
         )
     }
 }
@@ -148,6 +152,28 @@ pub enum Failure {
     NotOurs { location: String },
     #[error("the manifest at {location} cannot be understood: {detail}")]
     ManifestInvalid { location: String, detail: String },
+    #[error(
+        "what lies at {location} is not what its manifest says: {detail}; it was damaged or changed since it was stored: use another backup"
+    )]
+    Damaged { location: String, detail: String },
+    #[error(
+        "the manifest at {location} is of another backup ({name}, UID {uid}, of etcd cluster {cluster}, from node {node}): it was copied or moved there; use the backup that belongs there, or name the place where this one lies"
+    )]
+    Misplaced {
+        location: String,
+        name: String,
+        uid: String,
+        cluster: String,
+        node: String,
+    },
+    #[error("{path} cannot be {doing}: {detail}")]
+    File {
+        path: String,
+        doing: &'static str,
+        detail: String,
+    },
+    #[error("cancelled")]
+    Cancelled,
 }
 
 impl Failure {
@@ -174,6 +200,10 @@ impl Failure {
             Self::ManifestTaken { .. } => "ManifestTaken",
             Self::NotOurs { .. } => "NotOurs",
             Self::ManifestInvalid { .. } => "ManifestInvalid",
+            Self::Damaged { .. } => "Damaged",
+            Self::Misplaced { .. } => "Misplaced",
+            Self::File { .. } => "FileUnusable",
+            Self::Cancelled => "Cancelled",
         }
     }
 

@@ -32,13 +32,28 @@ pub struct BackupKey {
 
 impl BackupKey {
     pub(super) fn new(prefix: &Path, backup: &str, uid: &str) -> Self {
-        let uid8: String = uid.chars().take(8).collect();
-        let directory = prefix.clone().join(format!("{backup}-{uid8}"));
+        Self::at(prefix.clone().join(directory(backup, uid)))
+    }
+
+    /// Of the backup in this directory.
+    pub(super) fn at(directory: Path) -> Self {
         Self {
             snapshot: directory.clone().join("snapshot.db"),
             manifest: directory.join("manifest.json"),
         }
     }
+
+    /// The directory's own name, without the store's prefix: `<name>-<first 8 of the UID>`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        let mut parts = self.manifest.as_ref().rsplit('/');
+        parts.nth(1).unwrap_or_default()
+    }
+}
+
+fn directory(backup: &str, uid: &str) -> String {
+    let uid8: String = uid.chars().take(8).collect();
+    format!("{backup}-{uid8}")
 }
 
 /// What a backup is.
@@ -79,6 +94,14 @@ pub struct Manifest {
     pub started_at: Time,
     /// When it had been read back.
     pub completed_at: Time,
+}
+
+impl Manifest {
+    /// True when it is of the backup that lies there: one that was copied from elsewhere is not.
+    #[must_use]
+    pub fn is_of(&self, key: &BackupKey) -> bool {
+        directory(&self.name, &self.uid) == key.name()
+    }
 }
 
 impl Store {

@@ -3,8 +3,8 @@
 //! | | |
 //! | --- | --- |
 //! | comes in | an `EtcdBackupStore` with its Secret, and a [`Source`] of bytes that proves itself at its end |
-//! | goes out | `<prefix>/<backup>-<uid8>/snapshot.db` and, last of all, `manifest.json` beside it |
-//! | may touch | the object store; the API only in [`Store::open`] and [`publish_availability`] |
+//! | goes out | `<prefix>/<backup>-<uid8>/snapshot.db` and, last of all, `manifest.json` beside it; back again, a file |
+//! | may touch | the object store; the API only in [`Store::open`] and [`publish_availability`]; one file in [`Store::fetch`] |
 //!
 //! **A backup without its manifest does not exist.** The manifest is written by a conditional put after the
 //! snapshot was read back and its hash compared, so whoever lists manifests sees whole backups only.
@@ -15,6 +15,10 @@
 mod availability;
 mod connect;
 mod error;
+mod fetch;
+mod files;
+mod keys;
+mod list;
 mod manifest;
 mod probe;
 mod remove;
@@ -33,6 +37,8 @@ use object_store::path::Path;
 pub use availability::publish_availability;
 pub use connect::Credentials;
 pub use error::{Failure, StoreError, UploadError};
+pub use keys::Identities;
+pub use list::Listed;
 pub use manifest::{BackupKey, FORMAT, Manifest};
 pub(crate) use upload::hex;
 pub use upload::{Fingerprint, PART_SIZE, Piece, Source};
@@ -54,6 +60,7 @@ const SECRET_ACCESS_KEY: &str = "AWS_SECRET_ACCESS_KEY";
 pub struct Store {
     place: Arc<Place>,
     prefix: Path,
+    identities: Identities,
     /// For data: retries for most of a minute, so that a server's restart does not cost a backup.
     objects: Arc<dyn ObjectStore>,
     /// For [`Store::probe`]: answers soon, well or not.
@@ -98,10 +105,7 @@ impl Store {
                     problem: format!("does not exist in namespace {namespace}"),
                 })
             })?;
-        let credentials = Credentials {
-            access_key_id: secret_key(&secret, secret_name, ACCESS_KEY_ID).map_err(fail)?,
-            secret_access_key: secret_key(&secret, secret_name, SECRET_ACCESS_KEY).map_err(fail)?,
-        };
+        let credentials = key_pair(&secret, secret_name).map_err(fail)?;
         Self::from_spec(name, &store.spec, &credentials)
     }
 
@@ -136,6 +140,7 @@ impl Store {
             objects: Arc::new(connect(s3, credentials, Patience::DATA).map_err(fail)?),
             brisk: Arc::new(connect(s3, credentials, Patience::PROBE).map_err(fail)?),
             prefix,
+            identities: Identities::none(),
         })
     }
 
@@ -143,6 +148,12 @@ impl Store {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.place.store
+    }
+
+    /// What opens its encrypted backups inside the cluster; none where the keys are kept elsewhere.
+    #[must_use]
+    pub fn identities(&self) -> &Identities {
+        &self.identities
     }
 
     /// Where the backup of this name and UID lies, or would lie.
@@ -190,6 +201,7 @@ impl Store {
                 secret: "secret".to_owned(),
             }),
             prefix: Path::from(prefix),
+            identities: Identities::none(),
             brisk: objects.clone(),
             objects,
         }
@@ -208,6 +220,13 @@ async fn read<T>(what: &'static str, call: impl Future<Output = kube::Result<T>>
             detail: format!("no answer within {} s", API_LIMIT.as_secs()),
         }),
     }
+}
+
+fn key_pair(secret: &Secret, name: &str) -> Result<Credentials, Failure> {
+    Ok(Credentials {
+        access_key_id: secret_key(secret, name, ACCESS_KEY_ID)?,
+        secret_access_key: secret_key(secret, name, SECRET_ACCESS_KEY)?,
+    })
 }
 
 fn secret_key(secret: &Secret, name: &str, key: &'static str) -> Result<String, Failure> {
