@@ -16,6 +16,7 @@
 //! | [`report`] | why, in words |
 //! | [`schedule`] | when a scheduled backup is due |
 //! | [`retention`] | which backups of a schedule are kept |
+//! | [`restore`] | how the nodes restore etcd together, with no API |
 
 pub mod facts;
 pub mod model;
@@ -23,6 +24,7 @@ pub mod plan;
 pub mod preflight;
 pub mod quorum;
 pub mod report;
+pub mod restore;
 pub mod retention;
 pub mod schedule;
 pub mod skew;

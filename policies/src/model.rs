@@ -9,7 +9,8 @@ use strum::{Display, EnumIter, IntoStaticStr};
 use crate::version::{EtcdVersion, KubernetesVersion};
 
 /// A node's name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
 pub struct NodeName(String);
 
 impl From<&str> for NodeName {

@@ -1,0 +1,517 @@
+//! A restore of all etcd members at once, as one node decides it: what its journal says and what it sees go in, the
+//! one next act comes out. No clock, no disk, no API.
+//!
+//! ```text
+//! Preparing --> Prepared --> Armed --> Going --> Ready --> Committed --> Done
+//!      |            |          |         |         |
+//!      +------------+----------+         +---------+--> Undoing --> Undone
+//!                   |
+//!                   v
+//!                Dropped
+//! ```
+//!
+//! The API dies under a restore, so nobody directs it: every node acts by its own journal. It is a two-phase commit
+//! whose register is the restored etcd itself: each node signs there that it is *up*, then that it is *ready*, and
+//! a transaction that creates the decision if there is none decides for all. The rules, each a branch below:
+//!
+//! * Nothing is touched before [`Stage::Going`]; who has not come so far drops out, and the others undo.
+//! * A commit needs the signature of every node. Who has not journalled [`Stage::Ready`] has not signed, and may
+//!   undo alone.
+//! * Who has journalled it is in doubt and never undoes alone: only by the register's decision, or because a peer is
+//!   seen on the old data. That says enough, since nobody becomes ready before all were up on the new data
+//!   (the *barrier*), and nobody leaves the new data but by undoing.
+//! * So either the restored etcd has a quorum of nodes that are in doubt, and it decides, or somebody has undone,
+//!   and is seen. No clock decides anything but when to give up.
+//! * Controller managers and schedulers act on nothing before the commit.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::model::NodeName;
+
+/// Where a restore stands on one node. Each is in the journal before it is true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Stage {
+    /// The backup is fetched, checked and restored beside the data in use.
+    Preparing,
+    /// That is done; nothing was touched.
+    Prepared,
+    /// The same, and the word was given that all are to be.
+    Armed,
+    /// The control plane of this node goes down, the data is exchanged, and it comes up again on the new data.
+    Going,
+    /// This node is ready on the new data and signs so: in doubt until it knows the decision.
+    Ready,
+    /// Decided: the new data stays.
+    Committed,
+    /// The old data comes back.
+    Undoing,
+    /// The new data runs. An end.
+    Done,
+    /// The old data runs. An end.
+    Undone,
+    /// Given up before anything was touched. An end.
+    Dropped,
+}
+
+impl Stage {
+    /// True when nothing more is done about it.
+    #[must_use]
+    pub const fn is_end(self) -> bool {
+        matches!(self, Self::Done | Self::Undone | Self::Dropped)
+    }
+
+    /// True while the node's control plane is not as it was before: the node must come back to it by itself.
+    #[must_use]
+    pub const fn is_touching(self) -> bool {
+        matches!(self, Self::Going | Self::Ready | Self::Committed | Self::Undoing)
+    }
+}
+
+/// What the operator says, as far as the API has told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// The API has not answered.
+    Unknown,
+    /// It answered, and there is no such order.
+    Withdrawn,
+    /// Get ready to.
+    Prepare,
+    /// All are prepared: wait for the beginning.
+    Arm,
+    /// All are armed: begin.
+    Go,
+}
+
+/// A static pod of a control-plane node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Part {
+    /// `kube-scheduler`.
+    KubeScheduler,
+    /// `kube-controller-manager`.
+    KubeControllerManager,
+    /// `kube-apiserver`.
+    KubeApiserver,
+    /// `etcd`.
+    Etcd,
+}
+
+impl Part {
+    /// All of them, in the order in which they go down.
+    pub const ALL: [Self; 4] = [
+        Self::KubeScheduler,
+        Self::KubeControllerManager,
+        Self::KubeApiserver,
+        Self::Etcd,
+    ];
+
+    /// The name as kubeadm writes it: of the manifest, of the pod and of the container.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::KubeScheduler => "kube-scheduler",
+            Self::KubeControllerManager => "kube-controller-manager",
+            Self::KubeApiserver => "kube-apiserver",
+            Self::Etcd => "etcd",
+        }
+    }
+}
+
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// One static pod as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartSeen {
+    /// Its manifest is in the kubelet's directory.
+    pub on: bool,
+    /// A container of it runs; `None` when the runtime did not say.
+    pub running: Option<bool>,
+    /// It answers that it is ready. For etcd this is not asked.
+    pub ready: bool,
+}
+
+/// Which data lies where etcd takes it from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Live {
+    /// That of before.
+    Old,
+    /// None: in the middle of an exchange. That of before is kept.
+    Neither,
+    /// The restored. That of before is kept.
+    New,
+    /// It cannot be said, and why.
+    Unknown(String),
+}
+
+/// Which cluster an etcd member belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The one of before.
+    Old,
+    /// The restored one.
+    New,
+}
+
+/// The one word that ends a restore for all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Decision {
+    /// The new data stays.
+    Commit,
+    /// The old data comes back.
+    Undo,
+}
+
+/// What stands in the restored etcd, read linearizably.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Register {
+    /// Who is up on the new data.
+    pub up: BTreeSet<NodeName>,
+    /// Who is ready.
+    pub ready: BTreeSet<NodeName>,
+    /// Alarms and leases of the backup's time are gone.
+    pub cleansed: bool,
+    /// The decision.
+    pub decision: Option<Decision>,
+    /// An alarm says that a member is corrupt.
+    pub corrupt: bool,
+}
+
+/// How far the new data is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Preparation {
+    /// In hand.
+    Pending,
+    /// It lies beside the data in use.
+    Ready,
+    /// It cannot be had, and why.
+    Failed(String),
+}
+
+/// What a node sees of itself and of the others.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Seen {
+    /// The operator's word.
+    pub word: Word,
+    /// Of the new data.
+    pub preparation: Preparation,
+    /// The four static pods.
+    pub parts: BTreeMap<Part, PartSeen>,
+    /// The data etcd would take.
+    pub live: Live,
+    /// The register, where this node's own member of the restored cluster answered.
+    pub register: Option<Register>,
+    /// This node's own member of the cluster of before answered a linearizable read.
+    pub old_whole: bool,
+    /// To which cluster the members of other nodes belong, where they were asked since the last act and answered.
+    pub peers: BTreeMap<NodeName, Side>,
+}
+
+/// What the journal says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Standing<'a> {
+    /// This node.
+    pub node: &'a NodeName,
+    /// All nodes, this one among them.
+    pub nodes: &'a BTreeSet<NodeName>,
+    /// Where it stands.
+    pub stage: Stage,
+    /// When this stage is given up, by this node's own clock.
+    pub deadline: DateTime<Utc>,
+}
+
+/// The one next thing to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Nothing but wait, and for what.
+    Wait(String),
+    /// Journal the next stage, and why.
+    Mark(Stage, String),
+    /// Take the manifest out of the kubelet's directory, keeping it.
+    TakeOff(Part),
+    /// Put it back as it was.
+    PutOn(Part),
+    /// Put the data in use aside and the new data in its place.
+    SwapIn,
+    /// Put the data of before back into its place.
+    SwapOut,
+    /// Write into the register that this node is up.
+    SignUp,
+    /// Take out of the restored etcd what belongs to the backup's time: alarms of lacking space, leases.
+    Cleanse,
+    /// Write into the register that this node is ready, unless something was decided.
+    SignReady,
+    /// Write the decision unless there is one; a commit only if all have signed that they are ready.
+    Propose(Decision),
+}
+
+fn wait(why: impl Into<String>) -> Act {
+    Act::Wait(why.into())
+}
+
+/// The one next act.
+#[must_use]
+pub fn decide(me: &Standing<'_>, seen: &Seen, now: DateTime<Utc>) -> Act {
+    match me.stage {
+        Stage::Preparing => preparing(me, seen, now),
+        Stage::Prepared | Stage::Armed => waiting(me, seen, now),
+        Stage::Going => going(me, seen, now),
+        Stage::Ready => ready(me, seen, now),
+        Stage::Committed => committed(me, seen, now),
+        Stage::Undoing => undoing(seen),
+        Stage::Done | Stage::Undone | Stage::Dropped => wait(""),
+    }
+}
+
+fn preparing(me: &Standing<'_>, seen: &Seen, now: DateTime<Utc>) -> Act {
+    match &seen.preparation {
+        _ if seen.word == Word::Withdrawn => Act::Mark(Stage::Dropped, WITHDRAWN.to_owned()),
+        Preparation::Ready => Act::Mark(Stage::Prepared, String::new()),
+        Preparation::Failed(why) => Act::Mark(Stage::Dropped, why.clone()),
+        Preparation::Pending if now >= me.deadline => Act::Mark(
+            Stage::Dropped,
+            "the backup was not fetched and restored beside the data in time: see the store and this node's disk, or raise spec.deadlines.prepareSeconds in a new EtcdRestore".to_owned(),
+        ),
+        Preparation::Pending => wait("the backup is being fetched and restored beside the data in use"),
+    }
+}
+
+const WITHDRAWN: &str = "withdrawn before anything was touched";
+
+fn waiting(me: &Standing<'_>, seen: &Seen, now: DateTime<Utc>) -> Act {
+    let begun = seen.peers.iter().find(|(_, side)| **side == Side::New);
+    match (me.stage, seen.word) {
+        (_, Word::Withdrawn) => Act::Mark(Stage::Dropped, WITHDRAWN.to_owned()),
+        (Stage::Prepared, Word::Arm | Word::Go) => Act::Mark(Stage::Armed, String::new()),
+        (Stage::Armed, Word::Go) => Act::Mark(Stage::Going, "the operator's word".to_owned()),
+        // The API went down before the word came here too: it was for all.
+        (Stage::Armed, _) if let Some((node, _)) = begun => {
+            Act::Mark(Stage::Going, format!("{node} has begun"))
+        }
+        _ if now >= me.deadline => Act::Mark(
+            Stage::Dropped,
+            "nobody said to begin within the time that prepared data is kept".to_owned(),
+        ),
+        (Stage::Prepared, _) => wait("prepared; nothing was touched"),
+        _ => wait("all is prepared here; waits for the word to begin"),
+    }
+}
+
+fn going(me: &Standing<'_>, seen: &Seen, now: DateTime<Utc>) -> Act {
+    if let Some(why) = cause_to_undo(me, seen, now) {
+        return Act::Mark(Stage::Undoing, why);
+    }
+    if seen.live != Live::New {
+        return exchange(seen);
+    }
+    if !is_on(seen, Part::Etcd) {
+        return Act::PutOn(Part::Etcd);
+    }
+    let Some(register) = &seen.register else {
+        return wait("the restored etcd does not answer yet; it needs more than half of the members");
+    };
+    if !register.up.contains(me.node) {
+        return Act::SignUp;
+    }
+    if let Some(missing) = me.nodes.iter().find(|n| !register.up.contains(*n)) {
+        return wait(format!("{missing} is not up on the restored data yet"));
+    }
+    if !register.cleansed {
+        // One does it, and without that one nothing is decided anyway.
+        return if me.nodes.first() == Some(me.node) {
+            Act::Cleanse
+        } else {
+            wait("what belongs to the backup's time is being taken out of the restored etcd")
+        };
+    }
+    if !is_on(seen, Part::KubeApiserver) {
+        return Act::PutOn(Part::KubeApiserver);
+    }
+    if !is_ready(seen, Part::KubeApiserver) {
+        return wait("the API server is not ready on the restored data yet");
+    }
+    Act::Mark(Stage::Ready, String::new())
+}
+
+/// Why a node that has not signed undoes.
+fn cause_to_undo(me: &Standing<'_>, seen: &Seen, now: DateTime<Utc>) -> Option<String> {
+    if let Some(register) = &seen.register {
+        if register.decision == Some(Decision::Undo) {
+            return Some("another node decided so".to_owned());
+        }
+        if register.corrupt {
+            return Some(
+                "the restored etcd has an alarm CORRUPT: the backup holds a damaged state".to_owned(),
+            );
+        }
+        let all_up = me.nodes.iter().all(|n| register.up.contains(n));
+        if let Some(node) = gone_back(seen).filter(|_| all_up) {
+            return Some(format!("{node} has gone back to the data of before"));
+        }
+    }
+    if let Preparation::Failed(why) = &seen.preparation {
+        return Some(why.clone());
+    }
+    (now >= me.deadline).then(|| match first_trouble(me, seen) {
+        Some(trouble) => format!("not ready on the restored data in time: {trouble}"),
+        None => "not ready on the restored data in time".to_owned(),
+    })
+}
+
+fn gone_back(seen: &Seen) -> Option<&NodeName> {
+    let old = seen.peers.iter().find(|(_, side)| **side == Side::Old);
+    old.map(|(node, _)| node)
+}
+
+/// What a node that gives up was waiting for.
+fn first_trouble(me: &Standing<'_>, seen: &Seen) -> Option<String> {
+    let Some(register) = &seen.register else {
+        return Some("the restored etcd did not answer".to_owned());
+    };
+    if let Some(missing) = me.nodes.iter().find(|n| !register.up.contains(*n)) {
+        return Some(format!("{missing} did not come up"));
+    }
+    (!is_ready(seen, Part::KubeApiserver)).then(|| "the API server did not become ready".to_owned())
+}
+
+/// All four down, then the new data in.
+fn exchange(seen: &Seen) -> Act {
+    if let Live::Unknown(why) = &seen.live {
+        return wait(why.clone());
+    }
+    all_down(seen).unwrap_or(Act::SwapIn)
+}
+
+/// The next thing on the way down; none when all are down. etcd goes last.
+fn all_down(seen: &Seen) -> Option<Act> {
+    let before_etcd = [
+        Part::KubeScheduler,
+        Part::KubeControllerManager,
+        Part::KubeApiserver,
+    ];
+    for parts in [&before_etcd[..], &[Part::Etcd]] {
+        if let Some(part) = parts.iter().find(|p| is_on(seen, **p)) {
+            return Some(Act::TakeOff(*part));
+        }
+        if let Some(part) = parts.iter().find(|p| !is_down(seen, **p)) {
+            return Some(wait(format!("{part} is still ending")));
+        }
+    }
+    None
+}
+
+fn ready(me: &Standing<'_>, seen: &Seen, now: DateTime<Utc>) -> Act {
+    if let Some(off) = [Part::Etcd, Part::KubeApiserver]
+        .into_iter()
+        .find(|p| !is_on(seen, *p))
+    {
+        return Act::PutOn(off);
+    }
+    if let Some(register) = &seen.register {
+        match register.decision {
+            Some(Decision::Commit) => {
+                return Act::Mark(Stage::Committed, "all nodes are ready".to_owned());
+            }
+            Some(Decision::Undo) => {
+                return Act::Mark(Stage::Undoing, "another node decided so".to_owned());
+            }
+            None => {}
+        }
+        if !register.ready.contains(me.node) {
+            return Act::SignReady;
+        }
+        if me.nodes.iter().all(|n| register.ready.contains(n)) {
+            return Act::Propose(Decision::Commit);
+        }
+    }
+    if let Some(node) = gone_back(seen) {
+        return Act::Mark(
+            Stage::Undoing,
+            format!("{node} has gone back to the data of before"),
+        );
+    }
+    let Some(register) = &seen.register else {
+        return wait(
+            "in doubt: the restored etcd does not answer, and no other node is seen on the data of before",
+        );
+    };
+    if now >= me.deadline {
+        return Act::Propose(Decision::Undo);
+    }
+    let missing = me.nodes.iter().find(|n| !register.ready.contains(*n));
+    wait(missing.map_or_else(String::new, |n| format!("{n} is not ready yet")))
+}
+
+fn committed(me: &Standing<'_>, seen: &Seen, now: DateTime<Utc>) -> Act {
+    if let Some(part) = up_next(seen) {
+        return Act::PutOn(part);
+    }
+    match not_whole(seen) {
+        None => Act::Mark(Stage::Done, String::new()),
+        // The decision stands; that something does not come up is no more a matter of the restore.
+        Some(part) if now >= me.deadline => Act::Mark(
+            Stage::Done,
+            format!("{part} did not come up again: see its log on this node"),
+        ),
+        Some(part) => wait(format!("{part} is not up yet")),
+    }
+}
+
+fn undoing(seen: &Seen) -> Act {
+    match &seen.live {
+        Live::Unknown(why) => wait(why.clone()),
+        Live::New | Live::Neither => all_down(seen).unwrap_or(Act::SwapOut),
+        Live::Old => {
+            if let Some(part) = up_next(seen) {
+                return Act::PutOn(part);
+            }
+            if !seen.old_whole {
+                return wait(
+                    "the data of before is back; etcd needs more than half of the members on it to answer",
+                );
+            }
+            match not_whole(seen) {
+                None => Act::Mark(Stage::Undone, String::new()),
+                Some(part) => wait(format!("the data of before is back; {part} is not up yet")),
+            }
+        }
+    }
+}
+
+/// The next manifest to put back, etcd first.
+fn up_next(seen: &Seen) -> Option<Part> {
+    Part::ALL.into_iter().rev().find(|p| !is_on(seen, *p))
+}
+
+/// A part that does not run, or an API server that is not ready.
+fn not_whole(seen: &Seen) -> Option<Part> {
+    Part::ALL.into_iter().find(|part| {
+        let there = seen.parts.get(part);
+        let runs = there.is_some_and(|p| p.running == Some(true));
+        !runs || (*part == Part::KubeApiserver && !is_ready(seen, *part))
+    })
+}
+
+fn is_on(seen: &Seen, part: Part) -> bool {
+    seen.parts.get(&part).is_some_and(|p| p.on)
+}
+
+/// Unknown is not down.
+fn is_down(seen: &Seen, part: Part) -> bool {
+    seen.parts
+        .get(&part)
+        .is_some_and(|p| !p.on && p.running == Some(false))
+}
+
+fn is_ready(seen: &Seen, part: Part) -> bool {
+    seen.parts.get(&part).is_some_and(|p| p.on && p.ready)
+}
+
+#[cfg(test)]
+mod simulation;
