@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster_version::DRAIN_SECONDS;
-use crate::{Check, Component, LocalReference, Tristate};
+use crate::{Check, Component, LocalReference, RestoreOrder, RestoreProgress, Tristate};
 
 /// What the operator wants of one node. Its name is the node's name.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -48,6 +48,9 @@ pub struct ControlPlaneNodeSpec {
     /// The one change in hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ticket: Option<Ticket>,
+    /// The one restore in hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<RestoreOrder>,
 }
 
 /// Checks to make before anything is changed.
@@ -172,6 +175,9 @@ pub struct ControlPlaneNodeStatus {
     /// The last ticket and where it stands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ticket: Option<TicketStatus>,
+    /// The last restore and where it stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<RestoreProgress>,
     /// `Ready`: the agent sees its host.
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[serde(default)]
@@ -254,6 +260,9 @@ pub struct EtcdMember {
     pub name: String,
     /// A learner has no vote.
     pub learner: bool,
+    /// Where its peers reach it.
+    #[serde(default)]
+    pub peer_urls: Vec<String>,
 }
 
 /// A certificate on the node's disk.

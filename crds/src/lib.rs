@@ -11,6 +11,7 @@
 //! | [`EtcdBackupStore`] | namespace | a person (`spec`), the operator (`status`) |
 //! | [`EtcdBackupSchedule`] | namespace | a person or Git (`spec`), the operator (`status`) |
 //! | [`EtcdBackup`] | namespace | anyone (`spec`), the operator (`status.node`), that node's agent (the rest) |
+//! | [`EtcdRestore`] | namespace | a person (`spec`, and the confirmation), the operator (`status`) |
 
 // The CustomResource derive emits public root types into these private modules; each is re-exported below.
 #![allow(unreachable_pub)]
@@ -21,12 +22,14 @@ mod backup;
 mod cluster_version;
 mod common;
 mod control_plane_node;
+mod restore;
 mod schedule;
 
 pub use backup::*;
 pub use cluster_version::*;
 pub use common::*;
 pub use control_plane_node::*;
+pub use restore::*;
 pub use schedule::*;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -44,6 +47,7 @@ pub fn all() -> Vec<CustomResourceDefinition> {
         EtcdBackupStore::crd(),
         EtcdBackup::crd(),
         EtcdBackupSchedule::crd(),
+        EtcdRestore::crd(),
     ]
 }
 
