@@ -10,6 +10,7 @@
 
 mod error;
 mod host;
+mod register;
 mod snapshot;
 
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use etcd_client::{
 use lockkeeper_crds::{self as crds, EtcdStatus, Tristate};
 
 pub use error::EtcdError;
+pub(crate) use register::{KeySeen, Reading, Signature};
 pub use snapshot::{Origin, Snapshot, SnapshotError, TrailerCheck};
 
 use error::explain;
@@ -370,6 +372,7 @@ async fn members(client: &Client) -> Result<Vec<crds::EtcdMember>, EtcdError> {
             id: format!("{:x}", member.id()),
             name: member.name().to_owned(),
             learner: member.is_learner(),
+            peer_urls: member.peer_urls().to_vec(),
         })
         .collect();
     // etcd's order may change from answer to answer, and a changed status is written.

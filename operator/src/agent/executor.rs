@@ -56,6 +56,8 @@ pub(crate) struct Executor {
     guard: Guard,
     /// A guard was put on, by this process or the one before.
     guarded: bool,
+    /// A restore needs the guard too.
+    restoring: bool,
     /// Why it waits.
     note: String,
 }
@@ -69,6 +71,7 @@ impl Executor {
             store,
             state,
             guarded: guard.is_on(),
+            restoring: false,
             guard,
             note: String::new(),
         }
@@ -83,6 +86,11 @@ impl Executor {
 
     pub(crate) fn journal(&self) -> &JournalState {
         &self.state
+    }
+
+    /// A restore goes on, which needs the guard, or none does.
+    pub(crate) fn mind_restore(&mut self, restoring: bool) {
+        self.restoring = restoring;
     }
 
     /// Why it waits; empty when there is nothing to wait for.
@@ -174,7 +182,7 @@ impl Executor {
         };
         let done = match self.state.live() {
             Some(entry) if Guard::is_needed_for(&entry.ticket) && !self.guard.is_on() => self.guard.put_on(),
-            None if self.guarded => self.guard.take_off(),
+            None if self.guarded && !self.restoring => self.guard.take_off(),
             _ => return Ok(()),
         };
         done.map_err(ExecutorError::Guard)?;

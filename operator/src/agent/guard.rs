@@ -12,6 +12,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -21,9 +22,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::cri::{CONTAINER_NAME, Cri, POD_NAME, RUNNING};
 use super::directory::GUARD;
+use super::etcd::EtcdMember;
 use super::hand::Hand;
 use super::host::{self, Host, read_limited};
 use super::journal::JournalState;
+use super::restore::{Restorer, Told, Tools};
 use super::time::from_nanos;
 use super::{AgentConfig, Error};
 
@@ -202,7 +205,7 @@ impl Claim {
 }
 
 /// `lockkeeper guard`: whenever nobody else holds the claim, does what the journal says, with no API. Ends when the
-/// manifest that it came from is taken off, which it does itself once no ticket is live.
+/// manifest that it came from is taken off, which it does itself once no ticket and no restore is live.
 ///
 /// # Errors
 /// When the container runtime's socket is not given as one.
@@ -210,7 +213,16 @@ pub async fn guard(config: AgentConfig, shutdown: CancellationToken) -> Result<(
     let host = config.host();
     let cri = Cri::new(&config.cri_socket)?;
     let guard = Guard::new(host.clone(), config.guard_manifest.clone());
-    let mut hand = Hand::open(host.clone(), cri, guard);
+    let mut hand = Hand::open(host.clone(), cri.clone(), guard.clone());
+    // It begins no restore, and only goes on with what the journal says.
+    let mut restorer = Restorer::open(Tools {
+        host: host.clone(),
+        cri,
+        member: Arc::new(EtcdMember::from_host(&config.host_root, None)),
+        guard,
+        fetch: None,
+        node: config.node_name.clone(),
+    });
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "guard");
     tokio::select! {
         () = sleep(SETTLE) => {}
@@ -222,7 +234,8 @@ pub async fn guard(config: AgentConfig, shutdown: CancellationToken) -> Result<(
             Ok(Some(_claim)) => {
                 // The agent may have written since.
                 hand.executor.reload();
-                acted = look(&mut hand).await;
+                restorer.reload();
+                acted = look(&mut hand, &mut restorer).await;
             }
             Ok(None) => {}
             Err(error) => tracing::error!(%error, "the claim cannot be taken"),
@@ -238,7 +251,14 @@ pub async fn guard(config: AgentConfig, shutdown: CancellationToken) -> Result<(
 }
 
 /// One look at the node and what follows from it. True when something was done.
-async fn look(hand: &mut Hand) -> bool {
+async fn look(hand: &mut Hand, restorer: &mut Restorer) -> bool {
+    if let Some(why) = restorer.trouble() {
+        tracing::error!(why, "no restore can be gone on with");
+    }
+    let free = hand.executor.journal().live().is_none();
+    if restorer.is_going() {
+        return restorer.step(Told::Nothing, free, true).await;
+    }
     if let JournalState::Broken(why) = hand.executor.journal() {
         tracing::error!(why, "nothing can be undone");
         return false;

@@ -101,12 +101,12 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 /// A point at which a test may cut the power.
 #[cfg(not(test))]
 #[allow(clippy::unnecessary_wraps)] // the test's twin fails
-fn step() -> io::Result<()> {
+pub(crate) fn step() -> io::Result<()> {
     Ok(())
 }
 
 #[cfg(test)]
-fn step() -> io::Result<()> {
+pub(crate) fn step() -> io::Result<()> {
     power::step()
 }
 

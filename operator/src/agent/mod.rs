@@ -15,6 +15,7 @@
 //! | `preflight`, `rehearsal`, `rehearse` | checks before anything is changed |
 //! | `desk` | one preflight at a time |
 //! | `chore` | a program of an image that is on this node, as a static pod |
+//! | `restore` | the engine of a restore of etcd, for agent and guard |
 //! | `report` | the object: watch it, tell it |
 //! | [`serve`] | the process around it: its port, its client |
 //! | [`etcd`], [`backup`] | the local etcd member, and snapshots of it |
@@ -42,6 +43,7 @@ mod processes;
 mod rehearsal;
 mod rehearse;
 mod report;
+mod restore;
 mod serve;
 mod ticket;
 mod time;
@@ -62,6 +64,7 @@ use guard::{Claim, Guard};
 use hand::Hand;
 use host::Host;
 use report::Known;
+use restore::Restorer;
 
 pub use guard::guard;
 pub use serve::{ServeError, serve};
@@ -213,8 +216,16 @@ pub async fn run(
         node,
         etcd: member,
     };
+    let restorer = Restorer::open(restore::Tools {
+        host: host.clone(),
+        cri: cri.clone(),
+        member: bench.etcd.clone(),
+        guard: guard.clone(),
+        fetch: Some(restore::by_api(bench.client.clone(), bench.namespace.clone())),
+        node: bench.node.clone(),
+    });
     let hand = Hand::open(host, cri, guard);
-    let mut work = work::Work::new(hand, bench, known.subscribe(), status, etcd_seen);
+    let mut work = work::Work::new(hand, restorer, bench, known.subscribe(), status, etcd_seen);
     let ended = tokio::select! {
         () = work.run(&shutdown) => None,
         ended = tasks.join_next() => Some(ended),

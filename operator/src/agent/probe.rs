@@ -11,7 +11,7 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -77,6 +77,25 @@ impl Trust {
             )
         };
         Self::new(by_authority, Some(leaf))
+    }
+
+    /// Members of the node's own etcd, as its peers: their authority (`ca`), and this member's own certificate and
+    /// key, all PEM.
+    pub(crate) fn peer(ca: &[u8], certificate: &[u8], key: &[u8]) -> Result<Self, ProbeError> {
+        let tls = |error: &dyn std::fmt::Display| ProbeError::Tls(error.to_string());
+        let mut roots = RootCertStore::empty();
+        for authority in CertificateDer::pem_slice_iter(ca) {
+            roots.add(authority.map_err(|e| tls(&e))?).map_err(|e| tls(&e))?;
+        }
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificate).collect();
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| tls(&e))?;
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|e| tls(&e))?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain.map_err(|e| tls(&e))?, key)
+            .map_err(|e| tls(&e))?;
+        Ok(Self(Arc::new(config)))
     }
 
     fn new(
@@ -190,6 +209,27 @@ impl Target {
             node()?
         };
         Ok(Self { address, port, trust })
+    }
+
+    /// An address, and what to trust there whatever it is.
+    pub(crate) fn at(address: std::net::SocketAddr, trust: Trust) -> Self {
+        Self {
+            address: address.ip(),
+            port: address.port(),
+            trust,
+        }
+    }
+
+    /// Asks; answers with one header of the response, where it has that.
+    pub(crate) async fn header(&self, path: &str, name: &str) -> Result<Option<String>, ProbeError> {
+        let work = async {
+            let response = self.send(path, None).await?;
+            let value = response.headers().get(name);
+            Ok(value.and_then(|v| v.to_str().ok()).map(str::to_owned))
+        };
+        tokio::time::timeout(DEADLINE, work)
+            .await
+            .unwrap_or(Err(ProbeError::Deadline))
     }
 
     /// Asks; answers with the HTTP status and the beginning of the body.

@@ -20,6 +20,7 @@ use super::observe::Observation;
 use super::preflight::Bench;
 use super::rehearse;
 use super::report::Known;
+use super::restore::{Restorer, Told};
 use super::time::to_api;
 
 /// Between looks while a ticket is live: readiness is on the critical path of every upgrade.
@@ -38,6 +39,7 @@ const ETCD: Duration = Duration::from_secs(12);
 /// Everything the loop holds.
 pub(crate) struct Work {
     hand: Hand,
+    restorer: Restorer,
     desk: Desk,
     known: watch::Receiver<Known>,
     status: watch::Sender<Option<ControlPlaneNodeStatus>>,
@@ -50,6 +52,7 @@ pub(crate) struct Work {
 impl Work {
     pub(crate) fn new(
         hand: Hand,
+        restorer: Restorer,
         bench: Bench,
         known: watch::Receiver<Known>,
         status: watch::Sender<Option<ControlPlaneNodeStatus>>,
@@ -60,6 +63,7 @@ impl Work {
             preflight: desk.reports(),
             desk,
             hand,
+            restorer,
             known,
             status,
             etcd,
@@ -75,15 +79,19 @@ impl Work {
         }
         while !shutdown.is_cancelled() {
             let known = self.known.borrow_and_update().clone();
+            let restored = self.restore(&known).await;
             let wanted = self.hand.images(known.spec.ticket.as_ref());
-            let live = self.hand.executor.journal().live().is_some();
+            let live = self.hand.executor.journal().live().is_some() || self.restorer.is_going();
             let close = live || known.spec.attentive || !wanted.is_empty();
             let observation = self.hand.observer.observe(&wanted, close).await;
+            let going = self.restorer.is_going();
             let acted = self.hand.act(observation.seen.clone(), || {
-                self.known.borrow().spec.ticket.clone()
-            });
+                // No ticket is taken up beside a restore.
+                let known = self.known.borrow();
+                known.spec.ticket.clone().filter(|_| !going)
+            }) || restored;
             self.hand.see_out(&observation.seen).await;
-            let live = self.hand.executor.journal().live().is_some();
+            let live = self.hand.executor.journal().live().is_some() || self.restorer.is_busy();
             let busy = live || !self.hand.images(known.spec.ticket.as_ref()).is_empty();
             if known.synced {
                 self.desk
@@ -112,6 +120,20 @@ impl Work {
 
     pub(crate) async fn close(&mut self) {
         self.desk.close().await;
+        self.restorer.close().await;
+    }
+
+    /// One thing for a restore. True when something was done.
+    async fn restore(&mut self, known: &Known) -> bool {
+        let told = if known.synced {
+            Told::Order(known.spec.restore.as_ref())
+        } else {
+            Told::Nothing
+        };
+        let free = self.hand.executor.journal().live().is_none();
+        let acted = self.restorer.step(told, free, false).await;
+        self.hand.executor.mind_restore(self.restorer.is_going());
+        acted
     }
 
     fn publish(&mut self, observation: Observation, known: &Known) {
@@ -149,6 +171,7 @@ impl Work {
                 .collect(),
             preflight: self.preflight.borrow_and_update().clone(),
             ticket: self.hand.executor.status(),
+            restore: self.restorer.progress(),
             conditions: self.conditions.clone(),
         };
         self.status.send_replace(Some(status));
@@ -157,6 +180,9 @@ impl Work {
     fn readiness(&self, observation: &Observation) -> (&'static str, Tristate, String) {
         if let JournalState::Broken(why) = self.hand.executor.journal() {
             return ("JournalBroken", Tristate::False, why.clone());
+        }
+        if let Some(why) = self.restorer.trouble() {
+            return ("JournalBroken", Tristate::False, why.to_owned());
         }
         if let Some(why) = &observation.runtime_problem {
             return ("RuntimeUnreachable", Tristate::False, why.clone());

@@ -43,6 +43,17 @@ impl BackupKey {
         }
     }
 
+    /// Of the backup in the directory of this path, prefix included; one of the files in it may be named instead.
+    ///
+    /// # Errors
+    /// When it is no path of a store.
+    pub fn parse(path: &str) -> Result<Self, object_store::path::Error> {
+        let path = path.trim_matches('/');
+        let file = |name: &str| path.strip_suffix(name).and_then(|p| p.strip_suffix('/'));
+        let directory = file("manifest.json").or_else(|| file("snapshot.db"));
+        Ok(Self::at(Path::parse(directory.unwrap_or(path))?))
+    }
+
     /// The directory's own name, without the store's prefix: `<name>-<first 8 of the UID>`.
     #[must_use]
     pub fn name(&self) -> &str {

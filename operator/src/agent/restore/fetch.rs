@@ -1,0 +1,64 @@
+//! The order's backup out of its store: the one part of a restore that asks the API, for the store and its Secret.
+
+use std::sync::Arc;
+
+use futures::FutureExt as _;
+use lockkeeper_crds::{RestoreOrder, RestoredBackup};
+
+use super::Fetch;
+use crate::store::{BackupKey, Identities, Manifest, Store};
+
+/// Fetches from the `EtcdBackupStore` that the order names, in `namespace`.
+pub(crate) fn by_api(client: kube::Client, namespace: String) -> Fetch {
+    Arc::new(move |order, into, cancel| {
+        let (client, namespace) = (client.clone(), namespace.clone());
+        async move {
+            let store = Store::open(&client, &namespace, &order.store.name)
+                .await
+                .map_err(|e| e.to_string())?;
+            from(&store, &order, &into, &cancel).await
+        }
+        .boxed()
+    })
+}
+
+/// Fetches from a store that is open already.
+async fn from(
+    store: &Store,
+    order: &RestoreOrder,
+    into: &std::path::Path,
+    cancel: &tokio_util::sync::CancellationToken,
+) -> Result<RestoredBackup, String> {
+    let key = BackupKey::parse(&order.key).map_err(|e| format!("{}: {e}", order.key))?;
+    let manifest = store.manifest(&key).await.map_err(|e| e.to_string())?;
+    let manifest = manifest.ok_or_else(|| {
+        format!(
+            "there is no backup at {}: a backup without its manifest does not exist",
+            store.uri(&key.manifest)
+        )
+    })?;
+    let backup = describe(store, &key, &manifest);
+    if !order.sha256.is_empty() && manifest.sha256 != order.sha256 {
+        return Err(format!(
+            "the backup at {} is not the one that was chosen: its SHA-256 is {}, not {}",
+            backup.uri, manifest.sha256, order.sha256
+        ));
+    }
+    store
+        .fetch(&manifest, &key, &Identities::none(), into, cancel)
+        .await
+        .map_err(|e| e.to_string())?;
+    Ok(backup)
+}
+
+fn describe(store: &Store, key: &BackupKey, manifest: &Manifest) -> RestoredBackup {
+    RestoredBackup {
+        uri: store.uri(&key.snapshot),
+        taken_at: Some(manifest.started_at.clone()),
+        revision: manifest.revision,
+        etcd_version: manifest.etcd_version.clone(),
+        cluster_id: manifest.cluster_id.clone(),
+        size_bytes: i64::try_from(manifest.size_bytes).unwrap_or(i64::MAX),
+        sha256: manifest.sha256.clone(),
+    }
+}

@@ -1,0 +1,601 @@
+//! A restore of etcd on this node: the engine that does what [`lockkeeper_policies::restore`] decides.
+//!
+//! What comes in: an [`Order`](lockkeeper_crds::RestoreOrder) and how far it may go by now ([`Told`]), and what the
+//! host and the etcd members show. What goes out: data and manifests exchanged and put back, signatures in the
+//! restored etcd, [`RestoreProgress`]. May touch: etcd's data directory, the four manifests, its own journal; no API:
+//! `lockkeeper rescue` may drive it from a shell.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `journal` | what was promised, before it is done |
+//! | `place` | the data directory, and how data is exchanged |
+//! | `prepare`, `fetch` | the new data, beside the data in use |
+//! | `look` | what runs here, and to which cluster the other members belong |
+//! | `keys` | what is lost, and what came back |
+//!
+//! Whoever steps holds the claim ([`super::guard`]). Every act checks its precondition again and may be repeated
+//! after a crash at any point.
+
+mod fetch;
+mod journal;
+mod keys;
+mod look;
+mod place;
+mod prepare;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::fs;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use lockkeeper_crds::{RestoreMode, RestoreOrder, RestoreProgress, RestoreReport, RestoreStage, RestoreWord};
+use lockkeeper_policies::NodeName;
+use lockkeeper_policies::restore::{Act, Live, Part, Preparation, Seen, Stage, Word, decide};
+
+pub(crate) use fetch::by_api;
+pub(crate) use prepare::Fetch;
+
+use super::cri::Cri;
+use super::etcd::{EtcdMember, Reading, Signature};
+use super::guard::Guard;
+use super::host::{self, Host, read_limited};
+use super::manifest;
+use super::time::to_api;
+use journal::{Entry, Journal, JournalError, JournalStore};
+use look::Eyes;
+use place::{Folders, Place};
+use prepare::{Round, Workshop};
+
+/// All are prepared and confirmed: that the word to begin comes takes seconds.
+const ARMED_LIMIT: TimeDelta = TimeDelta::minutes(10);
+
+/// After the commit: until controller manager and scheduler run.
+const AFTERWARDS_LIMIT: TimeDelta = TimeDelta::minutes(5);
+
+/// A preparation that is told to end takes its pod off at once.
+const CLOSING: Duration = Duration::from_secs(10);
+
+/// A manifest is a few KiB.
+const LARGEST: u64 = 10 * 1024 * 1024;
+
+/// What is known of the order.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Told<'a> {
+    /// Nobody has said anything yet.
+    Nothing,
+    /// This stands in the node's object, or nothing does.
+    Order(Option<&'a RestoreOrder>),
+}
+
+/// Why an act was not done; it is tried again.
+#[derive(Debug, thiserror::Error)]
+enum EngineError {
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error("{what}: {source}")]
+    Disk { what: String, source: io::Error },
+    #[error(transparent)]
+    Etcd(#[from] super::etcd::EtcdError),
+}
+
+fn disk(what: impl Into<String>) -> impl FnOnce(io::Error) -> EngineError {
+    let what = what.into();
+    move |source| EngineError::Disk { what, source }
+}
+
+/// What the engine works with.
+pub(crate) struct Tools {
+    pub(crate) host: Host,
+    pub(crate) cri: Cri,
+    pub(crate) member: Arc<EtcdMember>,
+    pub(crate) guard: Guard,
+    /// None: it begins nothing, and only goes on with what the journal says.
+    pub(crate) fetch: Option<Fetch>,
+    pub(crate) node: String,
+}
+
+/// The engine of one process.
+pub(crate) struct Restorer {
+    tools: Tools,
+    eyes: Eyes,
+    store: JournalStore,
+    journal: Result<Journal, String>,
+    round: Option<Round>,
+    prepared: Preparation,
+    /// The guard was put on for a restore.
+    guarded: bool,
+    note: String,
+}
+
+impl Restorer {
+    /// Reads the journal.
+    pub(crate) fn open(tools: Tools) -> Self {
+        let store = JournalStore::new(tools.host.clone());
+        Self {
+            eyes: Eyes::new(tools.host.clone(), tools.cri.clone()),
+            journal: store.load(),
+            store,
+            round: None,
+            prepared: Preparation::Pending,
+            guarded: tools.guard.is_on(),
+            note: String::new(),
+            tools,
+        }
+    }
+
+    /// Reads the journal again: another process may have written it.
+    pub(crate) fn reload(&mut self) {
+        self.journal = self.store.load();
+        self.guarded = self.tools.guard.is_on();
+    }
+
+    fn live(&self) -> Option<&Entry> {
+        self.journal.as_ref().ok().and_then(Journal::live)
+    }
+
+    /// True while no ticket may be taken up, and no preflight made.
+    pub(crate) fn is_going(&self) -> bool {
+        self.live()
+            .is_some_and(|e| e.stage.is_touching() || e.stage == Stage::Armed)
+    }
+
+    /// True while something is done or waited for that should not wait long.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.live().is_some_and(|e| e.stage != Stage::Prepared)
+    }
+
+    /// What cannot be understood of the journal.
+    pub(crate) fn trouble(&self) -> Option<&str> {
+        self.journal.as_ref().err().map(String::as_str)
+    }
+
+    /// Looks, decides, and does one thing. True when something was done, and the next thing is to be decided at once.
+    ///
+    /// `free`: no ticket is live. `alone`: the kubelet has got nothing from an API since it started.
+    pub(crate) async fn step(&mut self, told: Told<'_>, free: bool, alone: bool) -> bool {
+        let done = match self.live().cloned() {
+            None => self.take_up(told, free).await,
+            Some(entry) if alone && !entry.stage.is_touching() => Ok(false),
+            Some(entry) => self.go_on(&entry, told, free, alone).await,
+        };
+        let done = done.and_then(|done| self.tend_guard(free).map(|()| done));
+        match done {
+            Ok(done) => done,
+            Err(error) => {
+                tracing::error!(%error, "restore: not done, trying again");
+                self.note = error.to_string();
+                // Not "acted": that would try again without a pause.
+                false
+            }
+        }
+    }
+
+    /// Ends what is in hand of a preparation; its pod is taken off.
+    pub(crate) async fn close(&mut self) {
+        if let Some(round) = self.round.take() {
+            round.close(CLOSING).await;
+        }
+    }
+
+    /// A new order, if there is one that may be obeyed.
+    async fn take_up(&mut self, told: Told<'_>, free: bool) -> Result<bool, EngineError> {
+        let (Ok(journal), Told::Order(Some(order)), Some(_)) = (&self.journal, told, &self.tools.fetch)
+        else {
+            return Ok(false);
+        };
+        // An order that was never prepared here is never begun in the middle, whatever its word.
+        if !free || order.word != RestoreWord::Prepare || journal.knows(&order.id) {
+            return Ok(false);
+        }
+        let now = Utc::now();
+        let node = NodeName::from(self.tools.node.as_str());
+        let (place, stage, message) = match Place::read(&self.tools.host) {
+            Ok(place) => (place, Stage::Preparing, String::new()),
+            Err(error) => (Place::default(), Stage::Dropped, error.to_string()),
+        };
+        let entry = Entry {
+            order: order.clone(),
+            node,
+            place,
+            stage,
+            since: now,
+            deadline: now + TimeDelta::seconds(order.deadlines.prepare_seconds.into()),
+            message,
+            manifests: Default::default(),
+            backup: None,
+            loss: None,
+            report: None,
+            revision_after: None,
+        };
+        self.prepared = Preparation::Pending;
+        self.save(entry)?;
+        Ok(true)
+    }
+
+    async fn go_on(
+        &mut self,
+        entry: &Entry,
+        told: Told<'_>,
+        free: bool,
+        alone: bool,
+    ) -> Result<bool, EngineError> {
+        if entry.stage == Stage::Preparing {
+            self.attend_round(entry).await?;
+        }
+        // What the round found is in the journal.
+        let Some(entry) = self.live().cloned() else {
+            return Ok(true);
+        };
+        if entry.stage == Stage::Prepared && entry.order.mode != RestoreMode::InPlace {
+            self.mark(&entry, Stage::Done, "tried; nothing was touched".to_owned())?;
+            return Ok(true);
+        }
+        let seen = self.look(&entry, told, free, alone).await;
+        let nodes = entry.nodes();
+        let act = decide(&entry.standing(&nodes), &seen, Utc::now());
+        if let Act::Wait(why) = act {
+            self.note = why;
+            return Ok(false);
+        }
+        self.note.clear();
+        tracing::debug!(?act, stage = ?entry.stage, "restore");
+        self.perform(&entry, act).await?;
+        Ok(true)
+    }
+
+    /// Begins the preparation where none is in hand, and takes in what one has found.
+    async fn attend_round(&mut self, entry: &Entry) -> Result<(), EngineError> {
+        let of_another = self.round.as_ref().is_some_and(|r| r.id != entry.order.id);
+        if of_another && let Some(round) = self.round.take() {
+            round.close(CLOSING).await;
+        }
+        let Some(round) = &mut self.round else {
+            if let (Some(fetch), Preparation::Pending) = (&self.tools.fetch, &self.prepared) {
+                let workshop = Workshop {
+                    host: self.tools.host.clone(),
+                    cri: self.tools.cri.clone(),
+                    member: self.tools.member.clone(),
+                    fetch: fetch.clone(),
+                };
+                self.round = Some(Round::begin(workshop, entry));
+            }
+            return Ok(());
+        };
+        let Some(ended) = round.ended().await else {
+            return Ok(());
+        };
+        self.round = None;
+        match ended {
+            Ok(found) => {
+                self.prepared = Preparation::Ready;
+                let mut next = entry.clone();
+                next.backup = Some(found.backup);
+                next.loss = found.loss;
+                self.save(next)?;
+            }
+            Err(why) => self.prepared = Preparation::Failed(why),
+        }
+        Ok(())
+    }
+
+    async fn look(&mut self, entry: &Entry, told: Told<'_>, free: bool, alone: bool) -> Seen {
+        let folders = Folders::new(&self.tools.host, &entry.place, &entry.order.id);
+        let touching = entry.stage.is_touching();
+        let preparation = match entry.stage {
+            Stage::Preparing => self.prepared.clone(),
+            // Somebody has removed it.
+            Stage::Going if folders.live() == Live::Old && !folders.is_prepared() => {
+                Preparation::Failed("the prepared data is gone from etcd's disk".to_owned())
+            }
+            _ => Preparation::Ready,
+        };
+        let mut seen = Seen {
+            word: word(entry, told, free),
+            preparation,
+            parts: Default::default(),
+            live: Live::Old,
+            register: None,
+            old_whole: false,
+            peers: Default::default(),
+        };
+        if !touching && entry.stage != Stage::Armed {
+            return seen;
+        }
+        if touching {
+            seen.live = folders.live();
+            seen.parts = self.eyes.parts(alone).await;
+            let on = seen.parts.get(&Part::Etcd).is_some_and(|p| p.on);
+            match seen.live {
+                Live::New if on => seen.register = self.register(entry).await.map(|r| r.register),
+                Live::Old if on && entry.stage == Stage::Undoing => {
+                    let whole = self.tools.member.whole().await;
+                    seen.old_whole = whole.is_ok_and(|(id, _)| id == entry.order.cluster_id);
+                }
+                _ => {}
+            }
+        }
+        // Asked last, so that what they say is newer than what the journal says.
+        if matches!(entry.stage, Stage::Armed | Stage::Ready) || seen.live == Live::New {
+            seen.peers = self.eyes.peers(entry).await;
+        }
+        seen
+    }
+
+    /// The register, if this node's own member of the restored cluster answers.
+    async fn register(&self, entry: &Entry) -> Option<Reading> {
+        match self.tools.member.register(&entry.order.id).await {
+            Ok(reading) if reading.cluster_id != entry.order.cluster_id => Some(reading),
+            Ok(_) => None,
+            Err(error) => {
+                tracing::debug!(%error, "the restored etcd does not answer");
+                None
+            }
+        }
+    }
+
+    async fn perform(&mut self, entry: &Entry, act: Act) -> Result<(), EngineError> {
+        let (host, id) = (&self.tools.host, entry.order.id.as_str());
+        let folders = Folders::new(host, &entry.place, id);
+        let member = &self.tools.member;
+        match act {
+            Act::Wait(_) => {}
+            Act::Mark(stage, why) => self.enter(entry, stage, why).await?,
+            Act::TakeOff(part) => self.take_off(entry, part)?,
+            Act::PutOn(part) => self.put_on(entry, part)?,
+            Act::SwapIn => {
+                folders.swap_in().map_err(disk("the data cannot be exchanged"))?;
+                tracing::info!(restore = entry.order.name, "the restored data is in place");
+            }
+            Act::SwapOut => {
+                folders.swap_out().map_err(disk("the data cannot be exchanged"))?;
+                tracing::info!(restore = entry.order.name, "the data of before is back in place");
+            }
+            Act::SignUp => drop(member.sign(id, Signature::Up, &entry.node).await?),
+            Act::SignReady => drop(member.sign(id, Signature::Ready, &entry.node).await?),
+            Act::Cleanse => {
+                let done = member.cleanse(id).await?;
+                let mut next = entry.clone();
+                let report = next.report.get_or_insert_with(RestoreReport::default);
+                report.cleansed = report.cleansed.max(done.keys);
+                report.disarmed.extend(done.alarms);
+                self.save(next)?;
+            }
+            Act::Propose(decision) => {
+                let written = member.propose(id, decision, &entry.nodes()).await?;
+                tracing::info!(?decision, written, "proposed");
+            }
+        }
+        Ok(())
+    }
+
+    /// What goes with entering a stage, then the stage.
+    async fn enter(&mut self, entry: &Entry, stage: Stage, why: String) -> Result<(), EngineError> {
+        let mut next = entry.clone();
+        match stage {
+            Stage::Armed if entry.order.counts => self.list_keys(entry, "before").await,
+            Stage::Going => {
+                for part in Part::ALL {
+                    let bytes = self
+                        .manifest(part)
+                        .map_err(disk(format!("{part}.yaml cannot be read")))?;
+                    self.store.keep(&entry.order.id, part, &bytes)?;
+                    next.manifests.insert(part, manifest::hash(&bytes));
+                }
+            }
+            Stage::Done => {
+                next.revision_after = self.register(entry).await.map(|r| r.revision);
+                self.complete_report(&mut next).await;
+            }
+            _ => {}
+        }
+        self.mark(&next, stage, why)
+    }
+
+    fn mark(&mut self, entry: &Entry, stage: Stage, why: String) -> Result<(), EngineError> {
+        let now = Utc::now();
+        let next = Entry {
+            stage,
+            since: now,
+            deadline: deadline(entry, stage, now),
+            message: why,
+            ..entry.clone()
+        };
+        let clears = stage
+            .is_end()
+            .then(|| Folders::new(&self.tools.host, &entry.place, &entry.order.id));
+        self.save(next)?;
+        if let Some(folders) = clears
+            && let Err(error) = folders.clear()
+        {
+            // Cleared before the next restore at the latest.
+            tracing::warn!(%error, "what was prepared is not removed");
+        }
+        Ok(())
+    }
+
+    /// Saves the journal with this entry; only then is it true.
+    fn save(&mut self, entry: Entry) -> Result<(), EngineError> {
+        let Ok(journal) = &self.journal else {
+            return Ok(());
+        };
+        let next = journal.with(entry);
+        self.store.save(&next)?;
+        if let Some(entry) = &next.entry {
+            tracing::info!(restore = entry.order.name, stage = ?entry.stage, message = entry.message, "restore");
+        }
+        self.journal = Ok(next);
+        Ok(())
+    }
+
+    fn manifest_path(&self, part: Part) -> std::path::PathBuf {
+        self.tools.host.manifests().join(format!("{part}.yaml"))
+    }
+
+    fn manifest(&self, part: Part) -> io::Result<Vec<u8>> {
+        read_limited(&self.manifest_path(part), LARGEST)
+    }
+
+    /// Takes a manifest out of the kubelet's directory. Somebody's edit since the beginning is kept, not lost.
+    fn take_off(&mut self, entry: &Entry, part: Part) -> Result<(), EngineError> {
+        let path = self.manifest_path(part);
+        let bytes = self.manifest(part).map_err(disk(path.display().to_string()))?;
+        let hash = manifest::hash(&bytes);
+        if entry.manifests.get(&part) != Some(&hash) {
+            self.store.keep(&entry.order.id, part, &bytes)?;
+            let mut next = entry.clone();
+            next.manifests.insert(part, hash);
+            self.save(next)?;
+        }
+        host::remove(&path).map_err(disk(path.display().to_string()))?;
+        tracing::info!(%part, "taken off");
+        Ok(())
+    }
+
+    /// Puts a manifest back to the byte: the kubelet then takes it for the same pod.
+    fn put_on(&self, entry: &Entry, part: Part) -> Result<(), EngineError> {
+        let path = self.manifest_path(part);
+        if path.exists() {
+            return Ok(());
+        }
+        let bytes = self.store.kept(entry, part)?;
+        host::replace(&path, &bytes, 0o600).map_err(disk(path.display().to_string()))?;
+        tracing::info!(%part, "put back");
+        Ok(())
+    }
+
+    fn keys_file(&self, entry: &Entry, age: &str) -> std::path::PathBuf {
+        let own = self.tools.host.state().join("restores").join(&entry.order.id);
+        own.join(format!("keys.{age}"))
+    }
+
+    /// For the report only: a restore does not fail for it.
+    async fn list_keys(&self, entry: &Entry, age: &str) {
+        let path = self.keys_file(entry, age);
+        let made = path.parent().map(host::create_directory);
+        if let Some(Err(error)) = made {
+            tracing::warn!(%error, "the keys cannot be listed");
+        } else if let Err(error) = keys::list(&self.tools.member, &path).await {
+            tracing::warn!(error, "the keys cannot be listed");
+            let _ = fs::remove_file(&path);
+        }
+    }
+
+    async fn complete_report(&self, entry: &mut Entry) {
+        if entry.order.mode != RestoreMode::InPlace {
+            return;
+        }
+        let mut report = entry.report.take().unwrap_or_default();
+        let own = Folders::inside(&entry.place, &entry.order.id);
+        report.kept_at = own.join("before").display().to_string();
+        let (before, after) = (self.keys_file(entry, "before"), self.keys_file(entry, "after"));
+        if before.exists() {
+            self.list_keys(entry, "after").await;
+            match keys::compare(&before, &after) {
+                Ok(found) => {
+                    report = RestoreReport {
+                        cleansed: report.cleansed,
+                        disarmed: report.disarmed,
+                        kept_at: report.kept_at,
+                        ..found
+                    };
+                }
+                Err(error) => tracing::warn!(%error, "what changed cannot be told"),
+            }
+            for path in [before, after] {
+                let _ = fs::remove_file(path);
+            }
+        }
+        entry.report = Some(report);
+    }
+
+    /// The guard is on from the moment that all are armed until the end.
+    fn tend_guard(&mut self, free: bool) -> Result<(), EngineError> {
+        let (going, on) = (self.is_going(), self.tools.guard.is_on());
+        if going && !on {
+            self.tools
+                .guard
+                .put_on()
+                .map_err(disk("the guard cannot be put on"))?;
+        }
+        if !going && self.guarded && on && free && self.journal.is_ok() {
+            self.tools
+                .guard
+                .take_off()
+                .map_err(disk("the guard cannot be taken off"))?;
+        }
+        self.guarded = going;
+        Ok(())
+    }
+
+    /// For the node's object.
+    pub(crate) fn progress(&self) -> Option<RestoreProgress> {
+        let entry = self.journal.as_ref().ok()?.entry.as_ref()?;
+        let message = if entry.is_live() && !self.note.is_empty() {
+            &self.note
+        } else {
+            &entry.message
+        };
+        Some(RestoreProgress {
+            id: entry.order.id.clone(),
+            name: entry.order.name.clone(),
+            stage: stage_out(entry.stage),
+            since: to_api(entry.since),
+            deadline: (entry.is_live() && entry.stage != Stage::Undoing).then(|| to_api(entry.deadline)),
+            message: message.clone(),
+            loss: entry.loss.clone(),
+            report: entry.report.clone(),
+            backup: entry.backup.clone(),
+            revision_after: entry.revision_after,
+        })
+    }
+}
+
+/// The word as it counts for this entry.
+fn word(entry: &Entry, told: Told<'_>, free: bool) -> Word {
+    match told {
+        Told::Nothing => Word::Unknown,
+        Told::Order(Some(order)) if order.id == entry.order.id => match order.word {
+            RestoreWord::Prepare => Word::Prepare,
+            // Not beside a ticket.
+            RestoreWord::Arm | RestoreWord::Go if !free => Word::Prepare,
+            RestoreWord::Arm => Word::Arm,
+            RestoreWord::Go => Word::Go,
+        },
+        Told::Order(_) => Word::Withdrawn,
+    }
+}
+
+fn deadline(entry: &Entry, stage: Stage, now: DateTime<Utc>) -> DateTime<Utc> {
+    let seconds = |s: u32| TimeDelta::seconds(s.into());
+    let limits = &entry.order.deadlines;
+    match stage {
+        Stage::Preparing => now + seconds(limits.prepare_seconds),
+        Stage::Prepared => now + seconds(limits.confirm_seconds),
+        Stage::Armed => now + ARMED_LIMIT,
+        Stage::Going => now + seconds(limits.ready_seconds),
+        // The time until all are ready is one.
+        Stage::Ready => entry.deadline,
+        Stage::Committed => now + AFTERWARDS_LIMIT,
+        Stage::Undoing | Stage::Done | Stage::Undone | Stage::Dropped => now,
+    }
+}
+
+const fn stage_out(stage: Stage) -> RestoreStage {
+    match stage {
+        Stage::Preparing => RestoreStage::Preparing,
+        Stage::Prepared => RestoreStage::Prepared,
+        Stage::Armed => RestoreStage::Armed,
+        Stage::Going => RestoreStage::Going,
+        Stage::Ready => RestoreStage::Ready,
+        Stage::Committed => RestoreStage::Committed,
+        Stage::Undoing => RestoreStage::Undoing,
+        Stage::Done => RestoreStage::Done,
+        Stage::Undone => RestoreStage::Undone,
+        Stage::Dropped => RestoreStage::Dropped,
+    }
+}
