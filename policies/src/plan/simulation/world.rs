@@ -225,6 +225,7 @@ impl World {
                 backup: backup.unwrap_or(Backup::Absent),
                 kubeadm_config: Seen::Known(self.kubeadm_config),
                 warnings: vec![],
+                restoring: None,
             },
         }
     }
