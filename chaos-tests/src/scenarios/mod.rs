@@ -9,6 +9,9 @@ mod lab_smoke;
 mod operator_killed;
 mod power_cut;
 mod quorum_at_risk;
+mod restore_fails;
+mod restore_inplace;
+mod restoring;
 mod rollback_ha;
 mod rollback_late;
 mod store_down;
@@ -70,11 +73,13 @@ pub const ALL: &[Scenario] = &[
     rollback_late::SCENARIO,
     store_down::SCENARIO,
     backup_schedule::SCENARIO,
+    restore_fails::SCENARIO,
     upgrade_ha::SCENARIO,
     api_away::SCENARIO,
     operator_killed::SCENARIO,
     agent_killed::SCENARIO,
     power_cut::SCENARIO,
+    restore_inplace::SCENARIO,
 ];
 
 /// Three nodes that have the target's images too.
