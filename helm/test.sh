@@ -133,7 +133,7 @@ can() { # ACCOUNT yes|no VERB THING [-n NAMESPACE] [--subresource=S]
   check "$account may$([ "$want" = yes ] || echo ' not') $*" equals "$want" sh -c '"$@" 2>/dev/null' - \
     "$KUBECTL" auth can-i --as "system:serviceaccount:$ns:lockkeeper-$account" "$@"
 }
-cv=clusterversions.lockkeeper.dev cpn=controlplanenodes.lockkeeper.dev eb=etcdbackups.lockkeeper.dev ebs=etcdbackupstores.lockkeeper.dev sched=etcdbackupschedules.lockkeeper.dev
+cv=clusterversions.lockkeeper.dev cpn=controlplanenodes.lockkeeper.dev eb=etcdbackups.lockkeeper.dev ebs=etcdbackupstores.lockkeeper.dev sched=etcdbackupschedules.lockkeeper.dev er=etcdrestores.lockkeeper.dev
 can operator yes watch $cv
 can operator yes patch $cv --subresource=status
 can operator no delete $cv
@@ -151,6 +151,10 @@ can operator yes update $sched --subresource=status -n "$ns"
 can operator no patch $sched -n "$ns"
 can operator no create $sched -n "$ns"
 can operator no delete $sched -n "$ns"
+can operator yes create $er -n "$ns"
+can operator yes update $er --subresource=status -n "$ns"
+can operator no patch $er -n "$ns"
+can operator no delete $er -n "$ns"
 can operator yes patch $ebs --subresource=status -n "$ns"
 can operator no patch $ebs -n "$ns"
 can operator no get secret/lockkeeper-store -n "$ns"
@@ -182,6 +186,7 @@ can agent no create $eb -n "$ns"
 can agent no patch $eb -n "$ns"
 can agent no delete $eb -n "$ns"
 can agent no get $sched -n "$ns"
+can agent no get $er -n "$ns"
 can agent yes get $ebs -n "$ns"
 can agent no list $ebs -n "$ns"
 can agent no get $cv

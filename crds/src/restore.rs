@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::LocalReference;
 
+/// On an `EtcdRestore` that was made anew after the restore itself, since the restored etcd does not know the object
+/// that it began with: the id. Such an object tells how it ended and never begins anything.
+pub const RESTORED_ANNOTATION: &str = "lockkeeper.dev/restored";
+
 /// What is to be restored, and how.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[kube(
@@ -457,7 +461,11 @@ pub struct RestoreProgress {
     /// The node that counts: what was changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<RestoreReport>,
-    /// The order and the backup, for an operator whose own object the restored etcd does not know.
+    /// What kind of restore it was.
+    pub mode: RestoreMode,
+    /// The store, for an operator whose own object the restored etcd does not know.
+    pub store: String,
+    /// The backup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<RestoredBackup>,
     /// etcd's revision after it.

@@ -29,10 +29,10 @@ must() { local out; out=$("$@" 2>&1) || { printf '%s: %s\n%s\n' "$0" "$*" "$out"
 namespace=lockkeeper-system
 must k apply -f "$here/../../crds/manifests"
 must k wait --for=condition=Established --timeout=30s crd/clusterversions.lockkeeper.dev \
-  crd/controlplanenodes.lockkeeper.dev crd/etcdbackups.lockkeeper.dev
+  crd/controlplanenodes.lockkeeper.dev crd/etcdbackups.lockkeeper.dev crd/etcdrestores.lockkeeper.dev
 must k create namespace "$namespace"
 # Wide rights: what is denied here is denied by a policy, not by RBAC.
-must k create clusterrole all-of-lockkeeper --verb='*' --resource=clusterversions.lockkeeper.dev,controlplanenodes.lockkeeper.dev,etcdbackups.lockkeeper.dev,clusterversions.lockkeeper.dev/status,controlplanenodes.lockkeeper.dev/status,etcdbackups.lockkeeper.dev/status
+must k create clusterrole all-of-lockkeeper --verb='*' --resource=clusterversions.lockkeeper.dev,controlplanenodes.lockkeeper.dev,etcdbackups.lockkeeper.dev,clusterversions.lockkeeper.dev/status,controlplanenodes.lockkeeper.dev/status,etcdbackups.lockkeeper.dev/status,etcdrestores.lockkeeper.dev,etcdrestores.lockkeeper.dev/status
 for account in lockkeeper-agent lockkeeper-operator; do
   must k -n "$namespace" create serviceaccount "$account"
   must k create clusterrolebinding "$account" --clusterrole=all-of-lockkeeper --serviceaccount="$namespace:$account"

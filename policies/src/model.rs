@@ -225,6 +225,8 @@ pub struct Cluster {
     pub kubeadm_config: Seen<KubernetesVersion>,
     /// Names in the way of any start: failing-closed webhooks with no backend and the like.
     pub warnings: Vec<String>,
+    /// The `EtcdRestore` for which everything else stands still.
+    pub restoring: Option<String>,
 }
 
 /// Gate rounds in a row.
@@ -498,6 +500,7 @@ pub(crate) mod tests {
             acceptable: None,
             kubeadm_config: Seen::Known(version(minor)),
             warnings: vec![],
+            restoring: None,
         }
     }
 

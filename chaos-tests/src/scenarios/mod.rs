@@ -13,6 +13,9 @@ mod operator_killed;
 mod power_cut;
 mod quorum_at_risk;
 mod quorum_lost;
+mod restore_fails;
+mod restore_inplace;
+mod restoring;
 mod rollback_ha;
 mod rollback_late;
 mod schedule_faults;
@@ -78,6 +81,7 @@ pub const ALL: &[Scenario] = &[
     backup_corrupt::SCENARIO,
     encrypted::SCENARIO,
     schedule_faults::SCENARIO,
+    restore_fails::SCENARIO,
     upgrade_ha::SCENARIO,
     backup_schedule::SCENARIO,
     api_away::SCENARIO,
@@ -85,6 +89,7 @@ pub const ALL: &[Scenario] = &[
     agent_killed::SCENARIO,
     power_cut::SCENARIO,
     quorum_lost::SCENARIO,
+    restore_inplace::SCENARIO,
 ];
 
 /// Three nodes that have the target's images too.

@@ -51,6 +51,10 @@ seccompProfile: {type: RuntimeDefault}
   mountPath: {{ .Values.agent.criSocketDir }}
   mountPropagation: {{ .Values.agent.criMountPropagation }}
 - {name: pod-logs, mountPath: /var/log/pods, readOnly: true}
+{{- with .Values.agent.etcdDataDir }}
+# A restore exchanges etcd's data by renames within it.
+- {name: etcd-data, mountPath: {{ . }}}
+{{- end }}
 {{- end }}
 
 {{- define "lockkeeper.hostVolumes" -}}
@@ -62,6 +66,10 @@ seccompProfile: {type: RuntimeDefault}
   hostPath: {path: {{ .Values.agent.criSocketDir }}, type: Directory}
 - name: pod-logs
   hostPath: {path: /var/log/pods, type: DirectoryOrCreate}
+{{- with .Values.agent.etcdDataDir }}
+- name: etcd-data
+  hostPath: {path: {{ . }}, type: DirectoryOrCreate}
+{{- end }}
 {{- end }}
 
 {{/* A static pod, which the agent puts beside the components' manifests while it changes an API server. The kubelet

@@ -70,6 +70,13 @@ impl Known {
         changed
     }
 
+    /// Takes in the object as a new list tells it, which is the truth whatever was known: a restore of etcd takes
+    /// generations back too.
+    fn learn_anew(&mut self, object: &ControlPlaneNode) -> bool {
+        self.generation = None;
+        self.learn(object)
+    }
+
     /// The object is not there.
     fn miss(&mut self) -> bool {
         let changed = !self.synced || self.uid.is_some();
@@ -110,7 +117,7 @@ pub(crate) async fn follow(
                     Event::Init => listed = false,
                     Event::InitApply(object) => {
                         listed = true;
-                        learn(&known, &object);
+                        known.send_if_modified(|k| k.learn_anew(&object));
                     }
                     Event::Apply(object) => learn(&known, &object),
                     Event::InitDone if listed => {}
@@ -292,6 +299,14 @@ mod tests {
         assert!(!known.learn(&object("a", 1, false, 3)));
         assert!(known.spec.attentive);
         assert_eq!(known.heartbeat, 4);
+    }
+
+    #[test]
+    fn a_new_list_counts_whatever_was_known() {
+        let mut known = Known::default();
+        known.learn(&object("a", 9, true, 4));
+        assert!(known.learn_anew(&object("a", 3, false, 2)));
+        assert!(known.learn(&object("a", 4, true, 2)), "deaf until generation 9");
     }
 
     #[test]

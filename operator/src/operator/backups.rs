@@ -313,6 +313,7 @@ mod tests {
             backup: lockkeeper_policies::Backup::Absent,
             acceptable: None,
             kubeadm_config: Seen::Absent,
+            restoring: None,
             warnings: vec![],
         };
         let now = "2026-11-21T03:20:00Z".parse().unwrap();

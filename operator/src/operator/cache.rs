@@ -13,7 +13,9 @@ use kube::{Api, Client, Resource, ResourceExt as _};
 use kube_runtime::WatchStreamExt as _;
 use kube_runtime::reflector::{self, Store};
 use kube_runtime::watcher::{self, ExponentialBackoff, watcher};
-use lockkeeper_crds::{ClusterVersion, ControlPlaneNode, EtcdBackup, EtcdBackupSchedule, EtcdBackupStore};
+use lockkeeper_crds::{
+    ClusterVersion, ControlPlaneNode, EtcdBackup, EtcdBackupSchedule, EtcdBackupStore, EtcdRestore,
+};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -26,10 +28,13 @@ pub(super) struct Cache {
     pub(super) backups: Store<EtcdBackup>,
     pub(super) stores: Store<EtcdBackupStore>,
     pub(super) schedules: Store<EtcdBackupSchedule>,
+    pub(super) restores: Store<EtcdRestore>,
     /// Rung at each change of anything but a schedule.
     pub(super) changed: Arc<Notify>,
     /// Rung at each change of a schedule, a backup or a store. A bell of its own: a bell wakes one sleeper.
     pub(super) backups_changed: Arc<Notify>,
+    /// Rung at each change of a restore, a node or a backup.
+    pub(super) restores_changed: Arc<Notify>,
     /// Dropped with the cache, and the watches with it.
     _watches: JoinSet<()>,
 }
@@ -37,22 +42,26 @@ pub(super) struct Cache {
 impl Cache {
     /// Starts the watches. The stores fill as the answers come in; see [`Cache::ready`].
     pub(super) fn start(client: &Client, namespace: &str) -> Self {
-        let (changed, backups_changed) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let [changed, backups_changed, restores_changed] = std::array::from_fn(|_| Arc::new(Notify::new()));
         let mut watches = JoinSet::new();
         let (one, other, both) = (
             [&changed].map(Arc::clone),
             [&backups_changed].map(Arc::clone),
             [&changed, &backups_changed].map(Arc::clone),
         );
+        let nodes = [&changed, &restores_changed].map(Arc::clone);
+        let all = [&changed, &backups_changed, &restores_changed].map(Arc::clone);
         Self {
             versions: keep(Api::all(client.clone()), &one, &mut watches),
-            nodes: keep(Api::all(client.clone()), &one, &mut watches),
+            nodes: keep(Api::all(client.clone()), &nodes, &mut watches),
             kube: keep(Api::all(client.clone()), &one, &mut watches),
-            backups: keep(Api::namespaced(client.clone(), namespace), &both, &mut watches),
+            backups: keep(Api::namespaced(client.clone(), namespace), &all, &mut watches),
             stores: keep(Api::namespaced(client.clone(), namespace), &both, &mut watches),
             schedules: keep(Api::namespaced(client.clone(), namespace), &other, &mut watches),
+            restores: keep(Api::namespaced(client.clone(), namespace), &nodes, &mut watches),
             changed,
             backups_changed,
+            restores_changed,
             _watches: watches,
         }
     }

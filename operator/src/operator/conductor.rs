@@ -22,7 +22,7 @@ use super::gates::GateProbe;
 use super::gating::{self, Gating};
 use super::leader::{Leadership, NotLeading};
 use super::wanted::{self, UnderstandError, kube_time};
-use super::{backups, sight, status, tell};
+use super::{backups, restores, sight, status, tell};
 use crate::api::Address;
 
 /// While a rollout is under way.
@@ -268,6 +268,7 @@ impl Conductor {
             acceptable: None,
             kubeadm_config: Seen::Absent,
             warnings: vec![],
+            restoring: restores::in_the_way(&self.cache.restores.state()),
         };
         cluster.acceptable = backups::acceptable(
             &object,
@@ -349,6 +350,7 @@ impl Conductor {
         for (name, report) in reports {
             // The last request stays when none is asked for: taking it away would tell the agent nothing.
             let wants = request.or(report.spec.preflight.as_ref());
+            let attentive = attentive || report.spec.restore.is_some();
             if report.spec.attentive != attentive || report.spec.preflight.as_ref() != wants {
                 self.leadership.check()?;
                 self.hands.ask(name, attentive, wants).await?;

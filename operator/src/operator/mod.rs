@@ -15,6 +15,7 @@
 //! | `status`, `tell` | what people and tools are told |
 //! | `backups` | who takes a backup; pure |
 //! | `schedules` | begins scheduled backups, lets old ones go |
+//! | `restores` | begins restores, says the words, tells how they ended |
 
 mod act;
 mod backups;
@@ -24,6 +25,7 @@ mod freshness;
 pub mod gates;
 mod gating;
 pub mod leader;
+mod restores;
 mod run;
 mod schedules;
 mod sight;
@@ -64,8 +66,14 @@ async fn work(context: Context, leadership: Leadership) -> Result<(), BoxError> 
         events: context.events.clone(),
         pulse: context.health.pulse("schedules", PASS_LIMIT),
     };
+    let restored = restores::Teller {
+        metrics: Arc::clone(&context.metrics),
+        events: context.events.clone(),
+        pulse: context.health.pulse("restores", PASS_LIMIT),
+    };
+    let restores = restores::Keeper::new(hands.clone(), Arc::clone(&cache), leadership.clone(), restored);
     let keeper = schedules::Keeper::new(hands.clone(), Arc::clone(&cache), leadership.clone(), scheduled);
     let conductor = conductor::Conductor::new(hands, cache, Arc::clone(&context.gates), leadership, teller);
-    tokio::join!(conductor.run(), keeper.run());
+    tokio::join!(conductor.run(), keeper.run(), restores.run());
     Ok(())
 }

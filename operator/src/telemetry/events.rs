@@ -90,6 +90,16 @@ pub enum Reason {
     RollbackFailed,
     /// It stopped and a person is needed.
     UpgradeFailed,
+    /// The backup is restored beside the data in use; nothing is touched.
+    RestorePreparing,
+    /// What would be lost is shown; a person's word is wanted.
+    RestoreAwaitsConfirmation,
+    /// The control plane goes down for a restore.
+    RestoreStarted,
+    /// The restored data runs, or the trial was made.
+    RestoreCompleted,
+    /// Nothing was touched, or the data of before runs again.
+    RestoreFailed,
 }
 
 impl Reason {
@@ -117,6 +127,9 @@ impl Reason {
             | Self::UpgradeResumed
             | Self::UpgradeCompleted
             | Self::RollbackStarted
+            | Self::RestorePreparing
+            | Self::RestoreStarted
+            | Self::RestoreCompleted
             | Self::RollbackCompleted => "Normal",
             Self::PreflightBlocked
             | Self::BackupFailed
@@ -129,6 +142,8 @@ impl Reason {
             | Self::QuorumAtRisk
             | Self::AgentLost
             | Self::RollbackFailed
+            | Self::RestoreAwaitsConfirmation
+            | Self::RestoreFailed
             | Self::UpgradeFailed => "Warning",
         }
     }
@@ -147,6 +162,11 @@ impl Reason {
             | Self::ScheduleStalled
             | Self::StoreUnavailable => "Backup",
             Self::RollbackStarted | Self::RollbackCompleted | Self::RollbackFailed => "Rollback",
+            Self::RestorePreparing
+            | Self::RestoreAwaitsConfirmation
+            | Self::RestoreStarted
+            | Self::RestoreCompleted
+            | Self::RestoreFailed => "Restore",
             Self::AgentLost => "Observe",
             _ => "Upgrade",
         }

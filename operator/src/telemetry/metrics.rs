@@ -34,6 +34,8 @@ pub enum Kind {
     EtcdBackupStore,
     /// All `EtcdBackupSchedule`s in one go.
     EtcdBackupSchedule,
+    /// All `EtcdRestore`s in one go.
+    EtcdRestore,
 }
 
 /// How a reconcile ended.
@@ -150,6 +152,7 @@ pub struct Metrics {
     schedule_failures: IntGaugeVec,
     schedule_points: IntGaugeVec,
     store_available: IntGaugeVec,
+    restore_in_progress: IntGaugeVec,
     longest_outage: GaugeVec,
     certificate_expiry: IntGaugeVec,
     certificates: Mutex<BTreeMap<String, BTreeSet<String>>>,
@@ -290,6 +293,11 @@ impl Metrics {
                 "1: the store could be written, read and deleted from when last tried. 0 for 15 minutes: LockkeeperStoreUnavailable. Leader only.",
                 &["store"],
             )?,
+            restore_in_progress: r.gauges(
+                "lockkeeper_restore_in_progress",
+                "1 while an EtcdRestore has begun and not ended; no upgrade goes on meanwhile, and in place the control plane goes down. For an hour: LockkeeperRestoreInProgress. Leader only.",
+                &[],
+            )?,
             longest_outage: r.floats(
                 "lockkeeper_probe_longest_outage_seconds",
                 "The longest time in the rollout under way or last ended in which no API server was ready, as the operator's gates saw it, at most once a second. Leader only.",
@@ -329,6 +337,11 @@ impl Metrics {
         }
     }
 
+    /// Whether a restore has begun and not ended.
+    pub fn restoring(&self, in_hand: bool) {
+        set(&self.restore_in_progress, in_hand.into());
+    }
+
     /// Leading began (`Some(epoch)`) or ended. With its end, what only a leader knows vanishes.
     pub fn leading(&self, epoch: Option<i32>) {
         self.leader.set(i64::from(epoch.is_some()));
@@ -355,6 +368,7 @@ impl Metrics {
             &self.schedule_failures,
             &self.schedule_points,
             &self.store_available,
+            &self.restore_in_progress,
             &self.certificate_expiry,
         ] {
             gauges.reset();

@@ -23,6 +23,12 @@ pub(super) enum Next {
 
 impl Planner<'_> {
     pub(super) fn plan(&self, memory: Option<&Rollout>) -> (Action, Report) {
+        let in_hand = memory.is_some_and(|r| r.in_hand.is_some());
+        if let Some(restore) = self.cluster.restoring.as_ref().filter(|_| !in_hand) {
+            let message =
+                format!("EtcdRestore {restore} is under way: nothing else is changed until it has ended");
+            return self.answer(State::Blocked, Next::Hold("Restoring", message), memory, vec![]);
+        }
         let Some(rollout) = memory else {
             let (state, next) = self.without_rollout();
             return self.answer(state, next, None, vec![]);

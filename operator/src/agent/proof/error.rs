@@ -18,7 +18,7 @@ pub(crate) enum ProofError {
     )]
     SameDisk { work: PathBuf, data: PathBuf },
     #[error(
-        "{} cannot be looked at ({source}), so it is not known whether {} is on another disk: mount it into the agent by the chart's agent.etcdDataDirectory, or allow any disk by agent.verification.onEtcdDisk", data.display(), work.display()
+        "{} cannot be looked at ({source}), so it is not known whether {} is on another disk: mount it into the agent by the chart's agent.etcdDataDir, or allow any disk by agent.verification.onEtcdDisk", data.display(), work.display()
     )]
     DiskUnknown {
         work: PathBuf,

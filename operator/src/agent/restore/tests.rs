@@ -1,5 +1,6 @@
 //! The engine on a real directory: what it begins, what it refuses, and that manifests come back to the byte.
 
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 

@@ -238,6 +238,7 @@ impl World {
                 acceptable: self.backups.contains_key(NIGHTLY).then(|| NIGHTLY.to_owned()),
                 kubeadm_config: Seen::Known(self.kubeadm_config),
                 warnings: vec![],
+                restoring: None,
             },
         }
     }

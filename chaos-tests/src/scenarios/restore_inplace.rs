@@ -1,0 +1,185 @@
+//! Write, back up, write more, restore on all three nodes: the API tells exactly what it told at the backup, at a
+//! higher revision; a client that watched from before learns the truth; nodes and workloads go on.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use futures::{FutureExt, StreamExt};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use kube::api::{Api, ListParams};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::reflector::{self, Store};
+use kube::runtime::watcher::{self, watcher};
+use lockkeeper_crds::{RESTORED_ANNOTATION, RestoreState, Strategy};
+use serde_json::json;
+
+use super::restoring::{LABEL, Notes, Stage};
+use super::{Scenario, Suite};
+use crate::lockkeeper::{Keeper, as_before, manifests, runs};
+use crate::progress::spoken;
+use crate::recipes::START;
+use crate::scene::{Look, Scene};
+
+/// The scenario.
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "restore-inplace",
+    about: "write, back up, write more, restore on three nodes: as at the backup, and watchers learn it",
+    suite: Suite::Chaos,
+    minutes: 8,
+    lab: super::three_nodes,
+    leaves_clean: false,
+    play: |scene| play(scene).boxed_local(),
+};
+
+const BACKUP: &str = "restore-point";
+const NAME: &str = "back-to-the-point";
+const MINUTE: Duration = Duration::from_secs(60);
+
+async fn play(scene: &Scene) -> Result<String> {
+    let keeper = Keeper::at_start(scene, Strategy::default()).await?;
+    let stage = Stage::new(scene, &keeper);
+    let (then, now) = stage.write(BACKUP).await?;
+    let before = manifests(&scene.lab)?;
+    let workloads = workloads(&keeper).await?;
+    let (informer, task) = inform(&stage).await?;
+    scene
+        .wait_for("the informer to know what is", MINUTE, || async {
+            Ok(knows(&informer, &now))
+        })
+        .await?;
+
+    stage
+        .begin(
+            "trial",
+            json!({"from": {"backupRef": {"name": BACKUP}}, "mode": "DryRun"}),
+        )
+        .await?;
+    stage
+        .reaches("trial", RestoreState::Completed, MINUTE * 4)
+        .await?;
+    stage.tells(&now).await?;
+
+    stage
+        .begin(
+            NAME,
+            json!({"from": {"backupRef": {"name": BACKUP}}, "mode": "InPlace"}),
+        )
+        .await?;
+    let shown = stage
+        .reaches(NAME, RestoreState::AwaitingConfirmation, MINUTE * 5)
+        .await?;
+    let loss = shown.loss.context("no loss is shown before the confirmation")?;
+    ensure!(
+        loss.created > 0 && loss.changed > 0,
+        "the loss is not counted: {loss:?}"
+    );
+    let with = shown.confirm_with.context("it does not say what to type")?;
+    let (_, revision_before) = stage.notes().await?;
+    ensure!(
+        stage.confirm(NAME, "another-cluster").await.is_err(),
+        "another cluster's name was taken for the confirmation"
+    );
+    stage.confirm(NAME, &with).await?;
+    let began = Instant::now();
+    let end = stage.reaches(NAME, RestoreState::Completed, MINUTE * 8).await?;
+    let took = began.elapsed();
+
+    let revision = stage.tells(&then).await?;
+    ensure!(
+        revision > revision_before,
+        "the revision fell from {revision_before} to {revision}"
+    );
+    scene
+        .wait_for("the informer to learn the truth", MINUTE * 2, || async {
+            Ok(knows(&informer, &then))
+        })
+        .await?;
+    task.abort();
+    let object = stage.restores.get(NAME).await?;
+    let annotations = object.metadata.annotations.unwrap_or_default();
+    ensure!(
+        annotations.contains_key(RESTORED_ANNOTATION) && object.spec.confirm.is_none(),
+        "the object that tells of it could begin again"
+    );
+    let report = end.report.context("there is no report")?;
+    ensure!(
+        report.gone > 0 && report.came_back > 0,
+        "the report tells nothing: {report:?}"
+    );
+    scene.wait_until_whole(MINUTE * 4).await?;
+    runs(scene, START).await?;
+    as_before(&scene.lab, &before)?;
+    go_on(scene, &keeper, &workloads).await?;
+    stage.note("later", "written after the restore").await?;
+    Ok(format!(
+        "{} from the confirmation; {} keys gone, {} came back, revision {revision_before} to {revision}",
+        spoken(took),
+        report.gone,
+        report.came_back
+    ))
+}
+
+/// A client that watches from now on, as controllers do.
+async fn inform(stage: &Stage<'_>) -> Result<(Store<ConfigMap>, tokio::task::JoinHandle<()>)> {
+    let (reader, writer) = reflector::store();
+    let stream = watcher(stage.maps.clone(), watcher::Config::default().labels(LABEL))
+        .default_backoff()
+        .reflect(writer);
+    let task = tokio::spawn(stream.for_each(|_| futures::future::ready(())));
+    Ok((reader, task))
+}
+
+fn knows(informer: &Store<ConfigMap>, wanted: &Notes) -> Look<()> {
+    let known = informer.state().into_iter().filter_map(|map| {
+        let says = map.data.as_ref()?.get("says")?.clone();
+        Some((map.metadata.name.clone()?, says))
+    });
+    let known: Notes = known.collect();
+    if known == *wanted {
+        Look::Done(())
+    } else {
+        Look::NotYet(format!("it knows {known:?}"))
+    }
+}
+
+/// Pods of the cluster that are no static pods, by UID, and how often their containers were restarted.
+type Workloads = BTreeMap<String, (String, i32)>;
+
+async fn workloads(keeper: &Keeper<'_>) -> Result<Workloads> {
+    let pods: Api<Pod> = Api::all(keeper.client());
+    let mut all = Workloads::new();
+    for pod in pods.list(&ListParams::default()).await? {
+        let is_static = pod
+            .metadata
+            .annotations
+            .as_ref()
+            .is_some_and(|a| a.contains_key("kubernetes.io/config.mirror"));
+        if is_static {
+            continue;
+        }
+        let name = pod.metadata.name.unwrap_or_default();
+        let containers = pod.status.and_then(|s| s.container_statuses).unwrap_or_default();
+        let restarts = containers.iter().map(|c| c.restart_count).sum();
+        all.insert(pod.metadata.uid.unwrap_or_default(), (name, restarts));
+    }
+    ensure!(!all.is_empty(), "no workload is there");
+    Ok(all)
+}
+
+/// The same pods, none of their containers started anew but Lockkeeper's own, which lose their lease with the API.
+async fn go_on(scene: &Scene, keeper: &Keeper<'_>, before: &Workloads) -> Result<()> {
+    scene
+        .wait_for("the workloads to be as before", MINUTE * 2, || async {
+            let now = workloads(keeper).await?;
+            let differs = before.iter().find(|(uid, (name, restarts))| {
+                let own = name.starts_with("lockkeeper-operator");
+                now.get(*uid).is_none_or(|(_, n)| !own && n > restarts)
+            });
+            Ok(match differs {
+                None => Look::Done(()),
+                Some((_, (name, _))) => Look::NotYet(format!("{name} was replaced or restarted: {now:?}")),
+            })
+        })
+        .await
+}

@@ -1,0 +1,308 @@
+//! Restores planned on nodes that are played.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use lockkeeper_crds as crds;
+use lockkeeper_crds::{RestoreMode, RestoreStage, RestoreState, RestoreWord, Tristate};
+use serde_json::json;
+
+use super::plan::{Deed, Plan, plan};
+use super::sight::{self, Sight};
+use super::status;
+
+const ID: &str = "0a1b2c3d-uid";
+
+struct World {
+    object: crds::EtcdRestore,
+    reports: BTreeMap<String, crds::ControlPlaneNode>,
+    backup: crds::EtcdBackup,
+    safety: Option<crds::EtcdBackup>,
+    rollout: Option<String>,
+    silent: Option<String>,
+}
+
+fn now() -> Time {
+    Time(Timestamp::from_second(1_763_700_000).unwrap())
+}
+
+fn backup(name: &str) -> crds::EtcdBackup {
+    serde_json::from_value(json!({
+        "apiVersion": "lockkeeper.dev/v1alpha1", "kind": "EtcdBackup", "metadata": {"name": name},
+        "spec": {"storeRef": {"name": "default"}},
+        "status": {
+            "completedAt": "2026-11-21T03:00:00Z", "message": "",
+            "artifact": {
+                "uri": "s3://b/p/a-12345678/snapshot.db", "manifestUri": "s3://b/p/a-12345678/manifest.json",
+                "sizeBytes": 1, "sha256": "abc", "revision": 100, "etcdVersion": "3.6.6", "clusterId": "cafe", "memberId": "1"
+            },
+            "conditions": [{"type": "Stored", "status": "True", "reason": "x", "message": "", "lastTransitionTime": "2026-11-21T03:00:00Z"}]
+        }
+    }))
+    .unwrap()
+}
+
+impl World {
+    fn new(mode: RestoreMode) -> Self {
+        let mut object: crds::EtcdRestore = serde_json::from_value(json!({
+            "apiVersion": "lockkeeper.dev/v1alpha1", "kind": "EtcdRestore",
+            "metadata": {"name": "back", "uid": ID, "generation": 1},
+            "spec": {"from": {"backupRef": {"name": "a"}}, "mode": mode},
+        }))
+        .unwrap();
+        object.spec.directory = (mode == RestoreMode::NewDirectory).then(|| "/var/lib/etcd/new".to_owned());
+        let members: Vec<crds::EtcdMember> = (1..=3)
+            .map(|i| crds::EtcdMember {
+                id: format!("{i}"),
+                name: format!("cp{i}"),
+                learner: false,
+                peer_urls: vec![format!("https://10.0.0.{i}:2380")],
+            })
+            .collect();
+        let reports = (1..=3).map(|i| {
+            let mut node = crds::ControlPlaneNode::new(&format!("cp{i}"), Default::default());
+            node.status = Some(crds::ControlPlaneNodeStatus {
+                etcd: Some(crds::EtcdStatus {
+                    healthy: Tristate::True,
+                    version: Some("3.6.6".to_owned()),
+                    cluster_id: Some("cafe".to_owned()),
+                    member_id: Some(format!("{i}")),
+                    members: members.clone(),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            });
+            (format!("cp{i}"), node)
+        });
+        Self {
+            object,
+            reports: reports.collect(),
+            backup: backup("a"),
+            safety: None,
+            rollout: None,
+            silent: None,
+        }
+    }
+
+    fn sight(&self) -> Sight<'_> {
+        Sight {
+            object: &self.object,
+            nodes: self
+                .reports
+                .iter()
+                .map(|(name, report)| {
+                    let silent = self.silent.clone().filter(|s| s == name);
+                    (name.clone(), sight::node(report, silent))
+                })
+                .collect(),
+            backup: Some(&self.backup),
+            safety: self.safety.as_ref(),
+            stores: vec!["default".to_owned()],
+            other: None,
+            rollout: self.rollout.clone(),
+            cluster_name: Some("prod".to_owned()),
+            revision: 5000,
+            now: now(),
+        }
+    }
+
+    /// One pass as the keeper makes it: a new state is written, else the deeds are done.
+    fn pass(&mut self) -> Plan {
+        let plan = plan(&self.sight());
+        let next = status::build(&self.sight(), &plan);
+        let same = self.object.status.as_ref().is_some_and(|s| s.state == next.state);
+        self.object.status = Some(next);
+        if same {
+            for deed in &plan.deeds {
+                match deed {
+                    Deed::Give(node, order) => {
+                        self.reports.get_mut(node).unwrap().spec.restore = Some(*order.clone());
+                    }
+                    Deed::Backup(name, _) => self.safety = Some(backup(name)),
+                }
+            }
+        }
+        plan
+    }
+
+    fn passes(&mut self) -> RestoreState {
+        for _ in 0..8 {
+            self.pass();
+        }
+        self.state()
+    }
+
+    fn state(&self) -> RestoreState {
+        self.object.status.as_ref().map(|s| s.state).unwrap_or_default()
+    }
+
+    fn says(&mut self, node: &str, stage: RestoreStage, message: &str) {
+        let order = self.reports[node]
+            .spec
+            .restore
+            .clone()
+            .expect("it was never asked");
+        let progress: crds::RestoreProgress = serde_json::from_value(json!({
+            "id": order.id, "name": "back", "stage": stage, "since": now(), "message": message,
+            "mode": order.mode, "store": "default",
+            "backup": {"uri": "s3://b/p/a-12345678/snapshot.db", "revision": 100, "etcdVersion": "3.6.6", "clusterId": "cafe", "sizeBytes": 1, "sha256": "abc"},
+            "loss": order.counts.then(|| json!({"revision": 5000, "revisions": 4900, "created": 2, "changed": 3})),
+        }))
+        .unwrap();
+        self.reports
+            .get_mut(node)
+            .unwrap()
+            .status
+            .as_mut()
+            .unwrap()
+            .restore = Some(progress);
+    }
+
+    fn all_say(&mut self, stage: RestoreStage) {
+        for node in ["cp1", "cp2", "cp3"] {
+            self.says(node, stage, "");
+        }
+    }
+
+    fn words(&self) -> Vec<Option<RestoreWord>> {
+        let orders = self
+            .reports
+            .values()
+            .map(|r| r.spec.restore.as_ref().map(|o| o.word));
+        orders.collect()
+    }
+}
+
+#[test]
+fn nothing_goes_on_without_a_persons_word_and_then_to_the_end() {
+    let mut world = World::new(RestoreMode::InPlace);
+    assert_eq!(world.passes(), RestoreState::Preparing);
+    assert_eq!(world.words(), [Some(RestoreWord::Prepare); 3]);
+    let orders: Vec<_> = world
+        .reports
+        .values()
+        .filter_map(|r| r.spec.restore.clone())
+        .collect();
+    assert!(
+        orders
+            .iter()
+            .all(|o| o.id == ID && o.key == "p/a-12345678/manifest.json" && o.sha256 == "abc")
+    );
+    assert_eq!(orders.iter().filter(|o| o.counts).count(), 1);
+    world.all_say(RestoreStage::Prepared);
+    assert_eq!(world.passes(), RestoreState::AwaitingConfirmation);
+    let status = world.object.status.clone().unwrap();
+    assert_eq!(status.confirm_with.as_deref(), Some("prod"));
+    assert_eq!(status.loss.map(|l| l.revisions), Some(4900));
+    assert_eq!(world.words(), [Some(RestoreWord::Prepare); 3]);
+    world.object.spec.confirm = Some("prod".to_owned());
+    assert_eq!(world.passes(), RestoreState::Arming);
+    assert!(world.safety.is_some(), "the present state was not stored first");
+    assert_eq!(world.words(), [Some(RestoreWord::Arm); 3]);
+    world.says("cp1", RestoreStage::Armed, "");
+    assert_eq!(world.passes(), RestoreState::Arming);
+    assert_eq!(
+        world.words(),
+        [Some(RestoreWord::Arm); 3],
+        "one told to begin before all are armed"
+    );
+    world.all_say(RestoreStage::Armed);
+    assert_eq!(world.passes(), RestoreState::Restoring);
+    assert_eq!(world.words(), [Some(RestoreWord::Go); 3]);
+    world.all_say(RestoreStage::Done);
+    assert_eq!(world.passes(), RestoreState::Completed);
+}
+
+#[test]
+fn a_bad_file_on_one_node_fails_it_with_the_reason() {
+    let mut world = World::new(RestoreMode::InPlace);
+    world.passes();
+    world.all_say(RestoreStage::Prepared);
+    world.says("cp2", RestoreStage::Dropped, "sha256 differs");
+    assert_eq!(world.passes(), RestoreState::Failed);
+    let message = world.object.status.unwrap().message;
+    assert!(
+        message.contains("cp2: sha256 differs") && message.contains("nothing was touched"),
+        "{message}"
+    );
+}
+
+#[test]
+fn all_gone_back_is_told_with_the_first_reason() {
+    let mut world = World::new(RestoreMode::InPlace);
+    world.passes();
+    world.all_say(RestoreStage::Prepared);
+    world.passes();
+    world.object.spec.confirm = Some("prod".to_owned());
+    world.passes();
+    world.all_say(RestoreStage::Armed);
+    world.passes();
+    world.says(
+        "cp1",
+        RestoreStage::Undone,
+        "cp2 has gone back to the data of before",
+    );
+    world.says(
+        "cp2",
+        RestoreStage::Undone,
+        "not ready in time: cp3 did not come up",
+    );
+    world.says("cp3", RestoreStage::Undoing, "");
+    assert_eq!(world.passes(), RestoreState::Restoring);
+    world.says("cp3", RestoreStage::Undone, "");
+    assert_eq!(world.passes(), RestoreState::Undone);
+    let message = world.object.status.unwrap().message;
+    assert!(
+        message.ends_with("cp2: not ready in time: cp3 did not come up"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_word_given_unseen_or_for_another_cluster_fails_it() {
+    let mut world = World::new(RestoreMode::InPlace);
+    world.object.spec.confirm = Some("prod".to_owned());
+    assert_eq!(world.passes(), RestoreState::Failed);
+    let mut world = World::new(RestoreMode::InPlace);
+    world.passes();
+    world.all_say(RestoreStage::Prepared);
+    world.passes();
+    world.object.spec.confirm = Some("staging".to_owned());
+    assert_eq!(world.passes(), RestoreState::Failed);
+    assert_eq!(world.words(), [Some(RestoreWord::Prepare); 3]);
+}
+
+#[test]
+fn nothing_is_begun_beside_a_rollout_or_with_a_silent_node_or_another_minor() {
+    let mut world = World::new(RestoreMode::InPlace);
+    world.rollout = Some("a rollout".to_owned());
+    assert_eq!(world.passes(), RestoreState::Validating);
+    world.rollout = None;
+    world.silent = Some("cp3".to_owned());
+    assert_eq!(world.passes(), RestoreState::Validating);
+    world.silent = None;
+    let artifact = world.backup.status.as_mut().unwrap().artifact.as_mut().unwrap();
+    artifact.etcd_version = "3.5.21".to_owned();
+    assert_eq!(world.pass().reason, "VersionMismatch");
+    assert_eq!(world.words(), [None; 3]);
+}
+
+#[test]
+fn a_trial_is_made_on_one_node_and_asks_nobody() {
+    let mut world = World::new(RestoreMode::DryRun);
+    assert_eq!(world.passes(), RestoreState::Preparing);
+    assert_eq!(world.words(), [Some(RestoreWord::Prepare), None, None]);
+    world.says("cp1", RestoreStage::Done, "");
+    assert_eq!(world.passes(), RestoreState::Completed);
+    assert_eq!(world.object.status.unwrap().confirm_with, None);
+}
+
+#[test]
+fn a_member_without_a_node_stops_it_by_name() {
+    let mut world = World::new(RestoreMode::InPlace);
+    world.reports.remove("cp3");
+    let plan = world.pass();
+    assert_eq!(plan.reason, "Members");
+    assert!(plan.message.contains("3 members"), "{}", plan.message);
+}
