@@ -24,7 +24,7 @@ pub mod backup;
 pub mod etcd;
 
 mod certificates;
-#[allow(dead_code)] // its first user comes with the proof of backups
+#[allow(dead_code)] // servers come with the proof of backups
 mod chore;
 mod cri;
 mod desk;

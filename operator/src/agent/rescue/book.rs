@@ -155,6 +155,9 @@ pub(crate) struct Entry {
     pub(crate) data: PathBuf,
     /// Where the data are copied or moved to, on the host.
     pub(crate) aside: PathBuf,
+    /// Name and peer URL of every other member, as they were known before anything was stopped.
+    #[serde(default)]
+    pub(crate) peers: Vec<(String, String)>,
     /// The survivor's client URL, for a rejoin.
     #[serde(default)]
     pub(crate) via: Option<String>,

@@ -24,6 +24,7 @@ fn entry(kind: Kind, step: Step) -> Entry {
         peer_url: "https://10.0.0.1:2380".into(),
         data: PathBuf::from("/var/lib/etcd"),
         aside: PathBuf::from("/aside"),
+        peers: Vec::new(),
         via: Some("https://10.0.0.2:2379".into()),
         learner: Some(7),
         touched: false,
@@ -65,6 +66,7 @@ fn seen() -> Seen {
         data: true,
         aside: true,
         alive: Vec::new(),
+        kubelet: None,
     }
 }
 
