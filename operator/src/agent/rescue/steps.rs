@@ -304,12 +304,9 @@ impl Context<'_> {
 
     /// Not even a new one starts it.
     fn fresh_kubelet_idles(&self) -> bool {
-        let since = self
-            .seen
-            .kubelet
-            .unwrap_or(self.entry.since)
-            .max(self.entry.since);
-        self.now - since >= UNNOTICED
+        // For the moment in which there is none, as if it had begun when it was to be ended.
+        let began = self.seen.kubelet.unwrap_or(self.entry.since + UNNOTICED);
+        self.now - began.max(self.entry.since) >= UNNOTICED
     }
 
     /// The last words of an etcd that was started in this step.

@@ -209,9 +209,9 @@ fn a_kubelet_that_keeps_another_pod_gets_the_manifest_under_its_uid_once() {
         etcd: unnoticed,
         ..seen()
     };
-    assert!(matches!(decide(&entry, Step::Done, &seen, at(59)), Act::Wait(_)));
+    assert!(matches!(decide(&entry, Step::Done, &seen, at(119)), Act::Wait(_)));
     assert_eq!(
-        decide(&entry, Step::Done, &seen, at(60)),
+        decide(&entry, Step::Done, &seen, at(120)),
         Act::Bridge(Age::New, "pod".into())
     );
     entry.bridges.push(Bridge {
