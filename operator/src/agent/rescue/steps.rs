@@ -190,7 +190,7 @@ impl Context<'_> {
     fn knows(&self, part: Part, hash: &str) -> bool {
         match part {
             Part::Api => self.entry.api.as_deref() == Some(hash),
-            Part::Etcd => self.entry.age_of(hash).is_some(),
+            Part::Etcd => self.entry.knows(hash),
         }
     }
 
@@ -269,10 +269,11 @@ impl Context<'_> {
             FileSeen::Absent => return Some(Act::Write(Part::Etcd, age)),
             FileSeen::Hash(hash) => hash,
         };
-        match self.entry.age_of(hash) {
-            None => return Some(self.foreign(Part::Etcd)),
-            Some(found) if found != age => return Some(Act::Write(Part::Etcd, age)),
-            Some(_) => {}
+        if !self.entry.knows(hash) {
+            return Some(self.foreign(Part::Etcd));
+        }
+        if !self.entry.is(hash, age) {
+            return Some(Act::Write(Part::Etcd, age));
         }
         let forced = age == Age::New && self.entry.kind == Kind::RecoverQuorum;
         if let Some(running) = &there.running {
@@ -565,9 +566,7 @@ impl Context<'_> {
                 FileSeen::Absent if wanted => return Act::Write(part, Age::Old),
                 FileSeen::Unknown(why) => return Act::Wait(why.clone()),
                 FileSeen::Hash(hash)
-                    if part == Part::Etcd
-                        && self.entry.age_of(hash).is_some()
-                        && *hash != self.entry.etcd =>
+                    if part == Part::Etcd && self.entry.knows(hash) && *hash != self.entry.etcd =>
                 {
                     return Act::Write(part, Age::Old);
                 }

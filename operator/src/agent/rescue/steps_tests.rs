@@ -351,3 +351,18 @@ fn what_is_put_back_is_data_first_then_both_manifests() {
         Act::Go(Step::PutBack, _)
     ));
 }
+
+#[test]
+fn a_manifest_that_has_the_new_flags_already_is_not_written_for_ever() {
+    let mut entry = entry(Kind::Rejoin, Step::Joining);
+    entry.etcd_new = Some("old".into());
+    let seen = Seen {
+        etcd: on("old", 1, false),
+        via: Ok(vec![member(7, "cp1", true), member(2, "cp2", false)]),
+        ..seen()
+    };
+    assert!(matches!(
+        decide(&entry, Step::Done, &seen, at(2)),
+        Act::Go(Step::Promoting, _)
+    ));
+}
