@@ -1,8 +1,9 @@
 //! Two of three etcd data directories are destroyed. No API answers; `lockkeeper rescue` alone, from shells on the
 //! nodes, brings three voting members back, and no acknowledged write is lost.
 //!
-//! The seed chooses who survives and how the others are lost: their nodes stay on, or are switched off and come back
-//! with an empty disk, with a kubelet that has never heard of an API. A rescue is killed on its way, and goes on.
+//! The seed chooses who survives and how the others are lost: their nodes stay on; or are switched off and come back
+//! with an empty disk; or the power of all three fails, and the survivor's kubelet has heard of no API since it
+//! started. Rescues are killed on their way, and go on.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -10,7 +11,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use futures::FutureExt;
 use lockkeeper_crds::Strategy;
-use rustix::process::Signal;
 use serde_json::Value;
 
 use super::{Scenario, Suite};
@@ -38,6 +38,17 @@ const CLUSTER: &str = "kubernetes";
 /// Where the binary lies on the nodes.
 const PROGRAM: &str = "/var/lib/lockkeeper-rescue/lockkeeper";
 
+/// How the data are lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    /// The nodes stay on, etcd finds garbage.
+    On,
+    /// The nodes are switched off and come back with nothing.
+    Off,
+    /// The same, and the survivor's node is started anew too.
+    Dark,
+}
+
 async fn play(scene: &Scene) -> Result<String> {
     let keeper = Keeper::at_start(scene, Strategy::default()).await?;
     bring_the_program(scene)?;
@@ -48,15 +59,24 @@ async fn play(scene: &Scene) -> Result<String> {
         .context("no node")?
         .clone();
     let lost: Vec<String> = names.iter().filter(|name| **name != survivor).cloned().collect();
-    let off = scene.below(2) == 1;
+    let ways = [Loss::On, Loss::Off, Loss::Dark];
+    let way = *ways.get(usize::try_from(scene.below(3))?).context("no way")?;
+    let off = way != Loss::On;
     scene.say(format_args!(
-        "{survivor} survives; {} lose their data, their nodes {}",
-        lost.join(" and "),
-        if off { "switched off" } else { "stay on" }
+        "{survivor} survives; {} lose their data ({way:?})",
+        lost.join(" and ")
     ));
 
     let written = write_and_rest(scene).await?;
+    if way == Loss::Dark {
+        scene.lab.power_cut(&survivor)?;
+    }
     destroy(scene, &lost, off)?;
+    if way == Loss::Dark {
+        scene.lab.power_on(&survivor)?;
+        wait_for_containerd(scene, &survivor).await?;
+        etcd_runs(scene, &survivor).await?;
+    }
     no_api(scene, &survivor).await?;
     let began = Instant::now();
     refuses_what_it_must(scene, &survivor, &lost, off)?;
@@ -65,14 +85,14 @@ async fn play(scene: &Scene) -> Result<String> {
             rescue(scene, node, &["fence", "--confirm", CLUSTER])?;
         }
     }
-    recover(scene, &survivor).await?;
+    recover(scene, &survivor)?;
     let api_back = began.elapsed();
     for node in &lost {
         if off {
             scene.lab.power_on(node)?;
             wait_for_containerd(scene, node).await?;
         }
-        rejoin(scene, node, &survivor).await?;
+        rejoin(scene, node, &survivor)?;
     }
     let took = began.elapsed();
 
@@ -84,8 +104,7 @@ async fn play(scene: &Scene) -> Result<String> {
     runs(scene, START).await?;
     content(scene, &keeper).await?;
     Ok(format!(
-        "{survivor} survived, the others {}; an API again after {}, three voting members after {}; {} writes all there",
-        if off { "were switched off" } else { "stayed on" },
+        "{survivor} survived ({way:?}); an API again after {}, three voting members after {}; {} writes all there",
         spoken(api_back),
         spoken(took),
         written.count
@@ -190,7 +209,8 @@ fn destroy(scene: &Scene, lost: &[String], off: bool) -> Result<()> {
     if !off {
         for node in lost {
             let node = scene.lab.node(node)?;
-            // Garbage where the data were, as a broken disk leaves it: etcd does not start on it.
+            // Garbage where the data were, as a broken disk leaves it: etcd does not start on it. (On an empty
+            // directory the member that joined last starts under its old id and makes a quorum with the survivor.)
             std::fs::create_dir_all(node.var_lib("etcd/member/wal"))?;
             std::fs::write(
                 node.var_lib("etcd/member/wal/0000000000000000-0000000000000000.wal"),
@@ -295,9 +315,9 @@ fn address(scene: &Scene, node: &str) -> Result<String> {
 }
 
 /// Recovers the survivor; the first try is killed in the middle.
-async fn recover(scene: &Scene, survivor: &str) -> Result<()> {
-    killed_on_the_way(scene, survivor, &["recover-quorum", "--confirm", CLUSTER]).await?;
-    rescue(scene, survivor, &["recover-quorum", "--resume"])?;
+fn recover(scene: &Scene, survivor: &str) -> Result<()> {
+    killed_on_the_way(scene, survivor, &["recover-quorum", "--confirm", CLUSTER])?;
+    rescue(scene, survivor, &["recover-quorum", "--confirm", CLUSTER])?;
     let journal = rescue(scene, survivor, &["journal"])?;
     ensure!(
         journal.contains("ended: Done"),
@@ -311,36 +331,33 @@ async fn recover(scene: &Scene, survivor: &str) -> Result<()> {
     )
 }
 
-async fn rejoin(scene: &Scene, node: &str, survivor: &str) -> Result<()> {
+fn rejoin(scene: &Scene, node: &str, survivor: &str) -> Result<()> {
     let via = address(scene, survivor)?;
     let words = ["rejoin", "--confirm", CLUSTER, "--via", &via];
     if scene.below(2) == 1 {
-        killed_on_the_way(scene, node, &words).await?;
+        killed_on_the_way(scene, node, &words)?;
     }
     rescue(scene, node, &words)?;
     refused(scene, node, &words, "there is nothing to rejoin")
 }
 
 /// Begins a rescue and kills it after some seconds.
-async fn killed_on_the_way(scene: &Scene, node: &str, words: &[&str]) -> Result<()> {
-    let seconds = 3 + scene.below(20);
+fn killed_on_the_way(scene: &Scene, node: &str, words: &[&str]) -> Result<()> {
+    let seconds = (12 + scene.below(16)).to_string();
     scene.say(format_args!(
         "{node}: lockkeeper rescue {}, killed after {seconds} s",
         words.join(" ")
     ));
-    let mut argv = vec![PROGRAM, "rescue"];
+    let mut argv = vec!["timeout", "-s", "KILL", &seconds, PROGRAM, "rescue"];
     argv.extend(words);
-    let run = scene.lab.node(node)?.run(&argv)?.limit(MINUTE * 5);
-    let running = tokio::task::spawn_blocking(move || run.output());
-    tokio::time::sleep(Duration::from_secs(seconds)).await;
-    let mut hit = 0;
-    for process in scene.lab.node(node)?.processes("lockkeeper")? {
-        if process.arguments().get(1).is_some_and(|word| word == "rescue") && process.signal(Signal::KILL) {
-            hit += 1;
-        }
-    }
-    let output = running.await??;
-    ensure!(hit > 0, "nothing was killed: {}", output.stderr);
+    let output = scene.lab.node(node)?.run(&argv)?.limit(MINUTE * 5).output()?;
+    // 128 + SIGKILL, of `timeout` itself as well.
+    ensure!(
+        output.status == 137,
+        "it was not killed ({}): {}",
+        output.status,
+        output.stderr
+    );
     Ok(())
 }
 
@@ -352,6 +369,18 @@ async fn wait_for_containerd(scene: &Scene, node: &str) -> Result<()> {
                 Look::Done(())
             } else {
                 Look::NotYet("not yet".into())
+            })
+        })
+        .await
+}
+
+/// The survivor's etcd was started, and its log can be read.
+async fn etcd_runs(scene: &Scene, node: &str) -> Result<()> {
+    scene
+        .wait_for(&format!("etcd of {node} to run"), MINUTE, || async {
+            Ok(match scene.lab.node(node)?.processes("etcd")?.len() {
+                0 => Look::NotYet("not yet".into()),
+                _ => Look::Done(()),
             })
         })
         .await

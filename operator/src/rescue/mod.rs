@@ -12,6 +12,7 @@ mod journal;
 mod recover_quorum;
 mod rejoin;
 mod screen;
+mod store;
 
 use std::path::PathBuf;
 
@@ -48,6 +49,18 @@ Examples:
   lockkeeper rescue journal
   lockkeeper rescue journal -o json | jq .etcd.log")]
     Journal(journal::JournalArgs),
+    /// Lists the backups of a store, the newest first, and names what cannot be used. Needs no cluster.
+    #[command(after_help = "\
+Examples:
+  lockkeeper rescue list --store store.yaml --credentials s3.env
+  lockkeeper rescue list --store store.yaml --credentials s3.env -o json | jq -r '.[0].backup'")]
+    List(store::ListArgs),
+    /// Fetches a backup, compares its hashes, and sees whether etcd takes it.
+    #[command(after_help = "\
+Examples:
+  lockkeeper rescue verify nightly-01234567 --store store.yaml --credentials s3.env
+  lockkeeper rescue verify nightly-01234567 --store store.yaml --credentials s3.env --no-boot --scratch /mnt/tmp")]
+    Verify(store::VerifyArgs),
     /// Makes the one surviving member a cluster of its own again, with all its data, after a safety copy.
     #[command(after_help = "\
 What it does: API server off, etcd off, the data directory copied, etcd started once with --force-new-cluster, the
@@ -136,6 +149,8 @@ impl From<BookError> for RescueError {
 pub async fn run(args: RescueArgs, shutdown: CancellationToken) -> Result<u8, RescueError> {
     match args.command {
         RescueCommand::Journal(args) => journal::run(&args).await?,
+        RescueCommand::List(args) => store::list(&args).await?,
+        RescueCommand::Verify(args) => store::verify(args, &shutdown).await?,
         RescueCommand::RecoverQuorum(args) => recover_quorum::run(args, &shutdown).await?,
         RescueCommand::Fence(args) => rejoin::fence(args, &shutdown).await?,
         RescueCommand::Rejoin(args) => rejoin::run(args, &shutdown).await?,

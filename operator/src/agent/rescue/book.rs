@@ -155,6 +155,9 @@ pub(crate) struct Entry {
     pub(crate) data: PathBuf,
     /// Where the data are copied or moved to, on the host.
     pub(crate) aside: PathBuf,
+    /// Name and peer URL of every other member, as they were known before anything was stopped.
+    #[serde(default)]
+    pub(crate) peers: Vec<(String, String)>,
     /// The survivor's client URL, for a rejoin.
     #[serde(default)]
     pub(crate) via: Option<String>,
@@ -171,15 +174,19 @@ impl Entry {
         !self.step.is_end()
     }
 
-    /// Which version of etcd's manifest a file of this hash is; none when it is somebody else's.
-    pub(crate) fn age_of(&self, hash: &str) -> Option<Age> {
-        if hash == self.etcd {
-            return Some(Age::Old);
-        }
-        if self.etcd_new.as_deref() == Some(hash) {
-            return Some(Age::New);
-        }
-        self.bridge(hash).map(|bridge| bridge.of)
+    /// Whether a file of this hash is etcd's manifest of this age, itself or as a bridge. Both ages may be the same
+    /// to the byte: a node that joined last has the flags of a rejoin already.
+    pub(crate) fn is(&self, hash: &str, age: Age) -> bool {
+        let plain = match age {
+            Age::Old => Some(self.etcd.as_str()),
+            Age::New => self.etcd_new.as_deref(),
+        };
+        plain == Some(hash) || self.bridge(hash).is_some_and(|bridge| bridge.of == age)
+    }
+
+    /// True for what was there before and for whatever the rescue put there since; all else is somebody's.
+    pub(crate) fn knows(&self, hash: &str) -> bool {
+        self.is(hash, Age::Old) || self.is(hash, Age::New)
     }
 
     /// The bridge that a file of this hash is.

@@ -48,6 +48,10 @@ pub(crate) trait Ground: Send + Sync {
     async fn containers(&self, part: Part) -> Outside<Containers>;
     /// Ends a container.
     async fn end(&self, id: &str) -> Outside<()>;
+    /// When the kubelet's process began.
+    async fn kubelet(&self) -> Option<DateTime<Utc>>;
+    /// Ends the kubelet's process.
+    async fn restart_kubelet(&self) -> Outside<()>;
     /// Whether the API server says that it is ready.
     async fn api_ready(&self, entry: &Entry) -> Outside<()>;
     /// The members that the local etcd lists, after it agreed with its quorum.
@@ -71,18 +75,15 @@ pub(crate) struct Node {
     cri: Cri,
     asker: Asker,
     book: Book,
-    /// Peer URLs of the other members, as they were listed before anything was stopped.
-    peers: Vec<(String, String)>,
 }
 
 impl Node {
-    pub(crate) fn new(host: Host, cri: Cri, peers: Vec<(String, String)>) -> Self {
+    pub(crate) fn new(host: Host, cri: Cri) -> Self {
         Self {
             asker: Asker::new(host.clone()),
             book: Book::new(host.clone()),
             host,
             cri,
-            peers,
         }
     }
 
@@ -135,6 +136,19 @@ impl Ground for Node {
         self.cri.end(id, 5).await.map_err(|e| e.to_string())
     }
 
+    async fn kubelet(&self) -> Option<DateTime<Utc>> {
+        let pid = processes_of(&self.host, "kubelet").into_iter().next()?.0;
+        began(&self.host, pid)
+    }
+
+    async fn restart_kubelet(&self) -> Outside<()> {
+        let found = processes_of(&self.host, "kubelet");
+        let (pid, _) = found.first().ok_or("no kubelet runs on this node: start it")?;
+        let pid = rustix::process::Pid::from_raw(*pid).ok_or("the kubelet has no pid")?;
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)
+            .map_err(|e| format!("the kubelet cannot be ended: {e}"))
+    }
+
     async fn api_ready(&self, entry: &Entry) -> Outside<()> {
         let path = Part::Api.path(&self.host);
         let copy = self.book.copy(&entry.id, Part::Api, Age::Old);
@@ -159,8 +173,8 @@ impl Ground for Node {
         agreed(&self.survivor(entry)?).await
     }
 
-    async fn alive(&self, _: &Entry) -> Vec<String> {
-        let knocks = self
+    async fn alive(&self, entry: &Entry) -> Vec<String> {
+        let knocks = entry
             .peers
             .iter()
             .map(|(name, url)| async move { knock(url).await.is_ok().then(|| format!("{name} ({url})")) });
@@ -242,32 +256,51 @@ fn plain(line: &str) -> String {
 
 /// The command line of a container's process: the kernel's word, whatever the manifest says by now.
 fn command_line(host: &Host, container: &str, program: &str) -> Option<Vec<String>> {
-    let proc = host.reach(Path::new("/proc"));
-    for entry in fs::read_dir(&proc).ok()?.flatten() {
-        let number = entry.file_name();
-        if !number
-            .to_str()
-            .is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()))
-        {
-            continue;
-        }
-        let Ok(line) = fs::read(entry.path().join("cmdline")) else {
-            continue;
-        };
+    processes_of(host, program).into_iter().find_map(|(pid, words)| {
+        let groups = fs::read_to_string(process(host, pid).join("cgroup")).unwrap_or_default();
+        groups.contains(container).then_some(words)
+    })
+}
+
+fn process(host: &Host, pid: i32) -> std::path::PathBuf {
+    host.reach(Path::new("/proc")).join(pid.to_string())
+}
+
+/// Pid and command line of every process that runs this program.
+fn processes_of(host: &Host, program: &str) -> Vec<(i32, Vec<String>)> {
+    let Ok(all) = fs::read_dir(host.reach(Path::new("/proc"))) else {
+        return Vec::new();
+    };
+    let pids = all
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter_map(|pid: i32| {
+        let line = fs::read(process(host, pid).join("cmdline")).ok()?;
         let words: Vec<String> = line
             .split(|byte| *byte == 0)
             .filter(|word| !word.is_empty())
             .map(|word| String::from_utf8_lossy(word).into_owned())
             .collect();
-        if words.first().and_then(|word| word.rsplit('/').next()) != Some(program) {
-            continue;
-        }
-        let groups = fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
-        if groups.contains(container) {
-            return Some(words);
-        }
-    }
-    None
+        let name = words.first()?.rsplit('/').next()?.to_owned();
+        (name == program).then_some((pid, words))
+    })
+    .collect()
+}
+
+/// When a process began: ticks since the boot in the 22nd field of its `stat`, of which Linux shows 100 a second.
+fn began(host: &Host, pid: i32) -> Option<DateTime<Utc>> {
+    let stat = fs::read_to_string(process(host, pid).join("stat")).ok()?;
+    // The name in brackets may hold spaces.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let ticks: i64 = rest.split_whitespace().nth(19)?.parse().ok()?;
+    let machine = fs::read_to_string(host.reach(Path::new("/proc/stat"))).ok()?;
+    let boot: i64 = machine
+        .lines()
+        .find_map(|line| line.strip_prefix("btime "))?
+        .trim()
+        .parse()
+        .ok()?;
+    DateTime::from_timestamp(boot + ticks / 100, 0)
 }
 
 /// When each component was last seen running; what is gone must stay gone for a while.
@@ -325,5 +358,9 @@ mod tests {
         }
         assert_eq!(command_line(&host, "abc", "etcd").unwrap()[1], "--name=a");
         assert_eq!(command_line(&host, "zzz", "etcd"), None);
+        fs::write(root.path().join("proc/stat"), "cpu 1\nbtime 1763700000\n").unwrap();
+        let stat = "7 (a b) S 1 1 1 0 -1 4 0 0 0 0 0 0 0 0 20 0 1 0 4200 0 0";
+        fs::write(root.path().join("proc/7/stat"), stat).unwrap();
+        assert_eq!(began(&host, 7).unwrap().timestamp(), 1_763_700_042);
     }
 }

@@ -10,6 +10,7 @@
 //! | --- | --- |
 //! | `steps` | decides the one next act; pure |
 //! | `run`, `book` | do it: journal first |
+//! | `check` | whether etcd takes a snapshot |
 //! | `data` | the data directory, copied, moved, put back |
 //! | `ground` | containers, processes, members |
 //! | `survey`, `view` | what this node has and what is in hand, for a person who chooses |
@@ -18,6 +19,7 @@
 //! Agent and guard act only while no rescue is in hand (`in_hand`), and let go of the claim meanwhile.
 
 mod book;
+pub(crate) mod check;
 mod data;
 mod ground;
 mod run;

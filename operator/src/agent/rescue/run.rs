@@ -133,6 +133,7 @@ impl<'a, G: Ground> Runner<'a, G> {
             data: data::is_there(&self.host.reach(&self.entry.data)),
             aside: data::is_there(&self.host.reach(&self.entry.aside)),
             alive,
+            kubelet: self.ground.kubelet().await,
         }
     }
 
@@ -177,6 +178,12 @@ impl<'a, G: Ground> Runner<'a, G> {
                         source,
                     })?;
                 (self.tell)(&format!("  {} is taken off", path.display()));
+            }
+            Act::RestartKubelet => {
+                (self.tell)("  the kubelet starts nothing: its process is ended, to be started anew");
+                return Ok(self.ground.restart_kubelet().await.err().or_else(|| {
+                    Some("the kubelet is started anew (systemd does so after 10 s)".to_owned())
+                }));
             }
             Act::End(id) => return Ok(self.ground.end(&id).await.err()),
             Act::Write(part, age) => self.write(part, age)?,

@@ -45,6 +45,7 @@ struct Inner {
     /// Pods that the kubelet has let out of its sight: it neither ends nor starts them.
     started: u32,
     now: DateTime<Utc>,
+    kubelet: DateTime<Utc>,
     /// The survivor's list.
     listed: Vec<Listed>,
     promotions: u32,
@@ -53,6 +54,8 @@ struct Inner {
 struct World {
     root: tempfile::TempDir,
     host: Host,
+    /// Its process can be ended and is started anew.
+    supervised: bool,
     /// The kubelet has heard of an API since it started.
     synced: bool,
     inner: Mutex<Inner>,
@@ -76,7 +79,7 @@ fn member(id: u64, name: &str, url: &str, learner: bool) -> Listed {
 }
 
 impl World {
-    fn new(synced: bool) -> Self {
+    fn new(synced: bool, supervised: bool) -> Self {
         let root = tempfile::tempdir().unwrap();
         let host = Host::new(root.path(), Path::new("/manifests"), Path::new("/state"));
         fs::create_dir_all(host.manifests()).unwrap();
@@ -87,9 +90,11 @@ impl World {
         let world = Self {
             root,
             host,
+            supervised,
             synced,
             inner: Mutex::new(Inner {
                 now: DateTime::from_timestamp(1_763_700_000, 0).unwrap(),
+                kubelet: DateTime::from_timestamp(1_763_600_000, 0).unwrap(),
                 listed: vec![
                     member(2, "cp2", "https://10.0.0.2:2380", false),
                     member(9, "cp1", "https://10.0.0.1:2380", false),
@@ -184,6 +189,7 @@ impl World {
             peer_url: "https://10.0.0.1:2380".into(),
             data: "/etcd".into(),
             aside: "/aside".into(),
+            peers: Vec::new(),
             via: Some("x".into()),
             learner: None,
             touched: false,
@@ -215,6 +221,17 @@ impl Ground for World {
             .unwrap()
             .processes
             .retain(|_, process| process.id != id);
+        Ok(())
+    }
+    async fn kubelet(&self) -> Option<DateTime<Utc>> {
+        self.supervised.then(|| self.inner.lock().unwrap().kubelet)
+    }
+    async fn restart_kubelet(&self) -> Outside<()> {
+        let mut inner = self.inner.lock().unwrap();
+        inner.kubelet = inner.now;
+        // It knows the pods of the containers that run, and no others.
+        let running: Vec<Part> = inner.processes.keys().copied().collect();
+        inner.last_pods.retain(|part, _| running.contains(part));
         Ok(())
     }
     async fn api_ready(&self, _: &Entry) -> Outside<()> {
@@ -301,9 +318,9 @@ async fn play(world: &World, mut entry: Entry, cut: Option<u32>) -> Result<Entry
 }
 
 /// Cuts the power after every number of steps in turn and goes on afterwards from what lies on the disk.
-async fn struck(kind: Kind, synced: bool, check: impl Fn(&World, &Entry)) {
+async fn struck(kind: Kind, synced: bool, supervised: bool, check: impl Fn(&World, &Entry)) {
     for cut in 1.. {
-        let world = World::new(synced);
+        let world = World::new(synced, supervised);
         let entry = world.entry(kind);
         match play(&world, entry, Some(cut)).await {
             Ok(entry) => {
@@ -328,18 +345,23 @@ fn recovered(world: &World, entry: &Entry) {
     assert_eq!(world.data().as_deref(), Some("one"));
     assert_eq!(fs::read_to_string(Part::Etcd.path(&world.host)).unwrap(), ETCD);
     assert_eq!(fs::read_to_string(Part::Api.path(&world.host)).unwrap(), API);
-    assert_eq!(world.runs(Part::Etcd).as_deref(), Some(ETCD), "the flag runs on");
+    let running = world.runs(Part::Etcd).unwrap();
+    assert!(
+        !running.contains("force-new-cluster"),
+        "the flag runs on: {running}"
+    );
     assert!(crate::agent::rescue::in_hand(&world.host).is_none());
 }
 
 #[tokio::test]
 async fn a_quorum_is_recovered_wherever_the_power_is_cut() {
-    struck(Kind::RecoverQuorum, true, recovered).await;
+    struck(Kind::RecoverQuorum, true, true, recovered).await;
 }
 
 #[tokio::test]
 async fn also_past_a_kubelet_that_has_heard_of_no_api_since_it_started() {
-    struck(Kind::RecoverQuorum, false, recovered).await;
+    struck(Kind::RecoverQuorum, false, true, recovered).await;
+    struck(Kind::RecoverQuorum, false, false, recovered).await;
 }
 
 fn rejoined(world: &World, entry: &Entry) {
@@ -361,19 +383,20 @@ fn rejoined(world: &World, entry: &Entry) {
 
 #[tokio::test]
 async fn a_node_rejoins_wherever_the_power_is_cut() {
-    struck(Kind::Rejoin, true, rejoined).await;
+    struck(Kind::Rejoin, true, true, rejoined).await;
 }
 
 #[tokio::test]
 async fn also_past_a_kubelet_without_an_api() {
-    struck(Kind::Rejoin, false, rejoined).await;
+    struck(Kind::Rejoin, false, true, rejoined).await;
+    struck(Kind::Rejoin, false, false, rejoined).await;
 }
 
 #[tokio::test]
 async fn what_was_taken_back_is_as_it_was_wherever_the_power_is_cut() {
     for at in [Step::Copying, Step::Forcing, Step::Unforcing] {
         for cut in 1..40 {
-            let world = World::new(true);
+            let world = World::new(true, true);
             let mut entry = world.entry(Kind::RecoverQuorum);
             // Up to the step, then back.
             let tell = |_: &str| {};

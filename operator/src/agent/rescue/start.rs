@@ -90,8 +90,7 @@ pub(crate) async fn begin(
         }
     };
     tell(super::sentence(entry.step));
-    let peers = peers(&seen);
-    run(host, cri, peers, entry, asked.until, tell, shutdown).await
+    run(host, cri, entry, asked.until, tell, shutdown).await
 }
 
 /// Goes on with what is in hand.
@@ -121,8 +120,7 @@ pub(crate) async fn go_on(
     entry.since = Utc::now();
     book.save(&entry)?;
     tell(&format!("Going on: {}", super::sentence(entry.step)));
-    let seen = survey::survey(host).await.map_err(StartError::Refused)?;
-    run(host, cri, peers(&seen), entry, asked.until, tell, shutdown).await
+    run(host, cri, entry, asked.until, tell, shutdown).await
 }
 
 /// Takes back what is in hand.
@@ -157,29 +155,21 @@ pub(crate) async fn put_back(
     entry.message = "A person took it back.".to_owned();
     book.save(&entry)?;
     tell(super::sentence(entry.step));
-    run(host, cri, Vec::new(), entry, Step::Done, tell, shutdown).await
+    run(host, cri, entry, Step::Done, tell, shutdown).await
 }
 
 async fn run(
     host: &Host,
     cri: Cri,
-    peers: Vec<(String, String)>,
     entry: Entry,
     until: Step,
     tell: Tell<'_>,
     shutdown: &CancellationToken,
 ) -> Result<Entry, StartError> {
-    let node = Node::new(host.clone(), cri, peers);
+    let node = Node::new(host.clone(), cri);
     let mut runner = Runner::new(host, &node, entry, tell);
     runner.run(until, shutdown).await?;
     Ok(runner.entry)
-}
-
-fn peers(seen: &Survey) -> Vec<(String, String)> {
-    seen.peers
-        .iter()
-        .map(|peer| (peer.name.clone(), peer.peer_url.clone()))
-        .collect()
 }
 
 fn confirmed(asked: &Begin, cluster: &str) -> Result<(), StartError> {
@@ -195,7 +185,11 @@ fn confirmed(asked: &Begin, cluster: &str) -> Result<(), StartError> {
 }
 
 /// Marks the node and waits until nobody else of ours acts on it.
-async fn claim(host: &Host, book: &Book, shutdown: &CancellationToken) -> Result<Claim, StartError> {
+pub(super) async fn claim(
+    host: &Host,
+    book: &Book,
+    shutdown: &CancellationToken,
+) -> Result<Claim, StartError> {
     let was_marked = in_hand(host).is_some();
     let unwritten = |source| BookError::Write {
         path: book.directory().display().to_string(),
@@ -253,7 +247,7 @@ fn keep(host: &Host, book: &Book, manifest: &EtcdManifest, mut entry: Entry) -> 
 
 const FORCE: &str = "force-new-cluster";
 
-fn blank(asked: &Begin, manifest: &EtcdManifest) -> Entry {
+fn blank(asked: &Begin, seen: &Survey, manifest: &EtcdManifest) -> Entry {
     let now = Utc::now();
     let id = now.format("%Y%m%dT%H%M%SZ").to_string();
     Entry {
@@ -270,6 +264,11 @@ fn blank(asked: &Begin, manifest: &EtcdManifest) -> Entry {
         peer_url: survey::own_peer_url(&manifest.pod),
         data: manifest.pod.data_on_host(),
         aside: std::path::PathBuf::new(),
+        peers: seen
+            .peers
+            .iter()
+            .map(|peer| (peer.name.clone(), peer.peer_url.clone()))
+            .collect(),
         via: None,
         learner: None,
         touched: false,
@@ -312,7 +311,7 @@ fn recovery(host: &Host, asked: &Begin, seen: &Survey, manifest: &EtcdManifest) 
             manifest.path.display()
         ));
     }
-    let mut entry = blank(asked, manifest);
+    let mut entry = blank(asked, seen, manifest);
     let data = host.reach(&entry.data);
     if !data::is_there(&data) || seen.log.is_none() {
         return refused(format!(
@@ -360,7 +359,7 @@ async fn rejoining(
     seen: &Survey,
     manifest: &EtcdManifest,
 ) -> Result<Entry, StartError> {
-    let mut entry = blank(asked, manifest);
+    let mut entry = blank(asked, seen, manifest);
     entry.aside = data::aside_of(&host.reach(&entry.data), &entry.id);
     entry.aside =
         std::path::Path::new("/").join(entry.aside.strip_prefix(host.root()).unwrap_or(&entry.aside));

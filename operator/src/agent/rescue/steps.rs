@@ -29,6 +29,9 @@ const QUIET: TimeDelta = TimeDelta::seconds(4);
 /// keeps another pod.
 const UNNOTICED: TimeDelta = TimeDelta::seconds(60);
 
+/// A kubelet asks its API server again within seconds.
+const HEARS: TimeDelta = TimeDelta::seconds(20);
+
 /// What the kubelet means to replace it ends within this.
 const STAYS: TimeDelta = TimeDelta::seconds(15);
 
@@ -83,6 +86,8 @@ pub(crate) struct Seen {
     pub(crate) aside: bool,
     /// Other members that answer although they must not.
     pub(crate) alive: Vec<String>,
+    /// When the kubelet's process began; none when there is none.
+    pub(crate) kubelet: Option<DateTime<Utc>>,
 }
 
 /// The one next thing to do.
@@ -90,6 +95,8 @@ pub(crate) struct Seen {
 pub(crate) enum Act {
     /// Journal this step.
     Go(Step, String),
+    /// End the kubelet's process; whoever supervises it starts it again.
+    RestartKubelet,
     /// Take the manifest off.
     TakeOff(Part),
     /// End a container through the runtime.
@@ -183,7 +190,7 @@ impl Context<'_> {
     fn knows(&self, part: Part, hash: &str) -> bool {
         match part {
             Part::Api => self.entry.api.as_deref() == Some(hash),
-            Part::Etcd => self.entry.age_of(hash).is_some(),
+            Part::Etcd => self.entry.knows(hash),
         }
     }
 
@@ -262,10 +269,11 @@ impl Context<'_> {
             FileSeen::Absent => return Some(Act::Write(Part::Etcd, age)),
             FileSeen::Hash(hash) => hash,
         };
-        match self.entry.age_of(hash) {
-            None => return Some(self.foreign(Part::Etcd)),
-            Some(found) if found != age => return Some(Act::Write(Part::Etcd, age)),
-            Some(_) => {}
+        if !self.entry.knows(hash) {
+            return Some(self.foreign(Part::Etcd));
+        }
+        if !self.entry.is(hash, age) {
+            return Some(Act::Write(Part::Etcd, age));
         }
         let forced = age == Age::New && self.entry.kind == Kind::RecoverQuorum;
         if let Some(running) = &there.running {
@@ -276,13 +284,30 @@ impl Context<'_> {
             return (!meant && stays).then(|| Act::End(running.id.clone()));
         }
         let bridged = self.entry.bridge(hash);
-        if self.late(UNNOTICED)
+        if let Some(act) = self.wake_kubelet() {
+            return Some(act);
+        }
+        if self.fresh_kubelet_idles()
             && let Some(pod) = &there.last_pod
             && bridged.is_none_or(|bridge| bridge.pod != *pod)
         {
             return Some(Act::Bridge(age, pod.clone()));
         }
         None
+    }
+
+    /// A kubelet that starts nothing in this time keeps another pod, or pauses for minutes after so many failures.
+    /// Started anew it does neither; containers go on meanwhile.
+    fn wake_kubelet(&self) -> Option<Act> {
+        let old = self.seen.kubelet.is_some_and(|began| began < self.entry.since);
+        (old && self.late(UNNOTICED)).then_some(Act::RestartKubelet)
+    }
+
+    /// Not even a new one starts it.
+    fn fresh_kubelet_idles(&self) -> bool {
+        // For the moment in which there is none, as if it had begun when it was to be ended.
+        let began = self.seen.kubelet.unwrap_or(self.entry.since + UNNOTICED);
+        self.now - began.max(self.entry.since) >= UNNOTICED
     }
 
     /// The last words of an etcd that was started in this step.
@@ -464,6 +489,11 @@ impl Context<'_> {
                 return self.foreign(Part::Api);
             }
             (Some(_), FileSeen::Hash(_)) => {
+                if self.seen.api.running.is_none()
+                    && let Some(act) = self.wake_kubelet()
+                {
+                    return act;
+                }
                 if let Err(why) = &self.seen.api_ready {
                     return self.patiently(format!("the API server is not ready: {why}"), START);
                 }
@@ -490,7 +520,7 @@ impl Context<'_> {
     fn unbridging(&self) -> Act {
         // The API server is ready; the kubelet hears of it a little later.
         if self.bridge_on().is_some() {
-            return if self.late(UNNOTICED) {
+            return if self.late(HEARS) {
                 Act::Write(
                     Part::Etcd,
                     match self.entry.kind {
@@ -510,8 +540,8 @@ impl Context<'_> {
             .is_some_and(|running| running.created_at >= self.entry.since);
         match (&self.seen.local, &self.seen.api_ready) {
             (Ok(_), Ok(())) if anew => self.go(Step::Done),
-            // etcd goes on under the bridge's pod until the kubelet changes it: nothing hangs on it.
-            (Ok(_), Ok(())) if self.late(START) => self.go(Step::Done),
+            // Under the same UID nothing is started anew; nor does anything hang on it.
+            (Ok(_), Ok(())) if self.late(HEARS + UNNOTICED) => self.go(Step::Done),
             _ => self.patiently(
                 "etcd is started anew under its plain manifest".to_owned(),
                 START * 2,
@@ -536,9 +566,7 @@ impl Context<'_> {
                 FileSeen::Absent if wanted => return Act::Write(part, Age::Old),
                 FileSeen::Unknown(why) => return Act::Wait(why.clone()),
                 FileSeen::Hash(hash)
-                    if part == Part::Etcd
-                        && self.entry.age_of(hash).is_some()
-                        && *hash != self.entry.etcd =>
+                    if part == Part::Etcd && self.entry.knows(hash) && *hash != self.entry.etcd =>
                 {
                     return Act::Write(part, Age::Old);
                 }

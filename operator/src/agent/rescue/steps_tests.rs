@@ -24,6 +24,7 @@ fn entry(kind: Kind, step: Step) -> Entry {
         peer_url: "https://10.0.0.1:2380".into(),
         data: PathBuf::from("/var/lib/etcd"),
         aside: PathBuf::from("/aside"),
+        peers: Vec::new(),
         via: Some("https://10.0.0.2:2379".into()),
         learner: Some(7),
         touched: false,
@@ -65,6 +66,7 @@ fn seen() -> Seen {
         data: true,
         aside: true,
         alive: Vec::new(),
+        kubelet: None,
     }
 }
 
@@ -207,9 +209,9 @@ fn a_kubelet_that_keeps_another_pod_gets_the_manifest_under_its_uid_once() {
         etcd: unnoticed,
         ..seen()
     };
-    assert!(matches!(decide(&entry, Step::Done, &seen, at(59)), Act::Wait(_)));
+    assert!(matches!(decide(&entry, Step::Done, &seen, at(119)), Act::Wait(_)));
     assert_eq!(
-        decide(&entry, Step::Done, &seen, at(60)),
+        decide(&entry, Step::Done, &seen, at(120)),
         Act::Bridge(Age::New, "pod".into())
     );
     entry.bridges.push(Bridge {
@@ -347,5 +349,20 @@ fn what_is_put_back_is_data_first_then_both_manifests() {
     assert!(matches!(
         decide(&entry, Step::Done, &whole, at(0)),
         Act::Go(Step::PutBack, _)
+    ));
+}
+
+#[test]
+fn a_manifest_that_has_the_new_flags_already_is_not_written_for_ever() {
+    let mut entry = entry(Kind::Rejoin, Step::Joining);
+    entry.etcd_new = Some("old".into());
+    let seen = Seen {
+        etcd: on("old", 1, false),
+        via: Ok(vec![member(7, "cp1", true), member(2, "cp2", false)]),
+        ..seen()
+    };
+    assert!(matches!(
+        decide(&entry, Step::Done, &seen, at(2)),
+        Act::Go(Step::Promoting, _)
     ));
 }
