@@ -187,6 +187,14 @@ impl EtcdBackup {
         self.status.as_ref().is_some_and(|s| s.completed_at.is_some())
     }
 
+    /// True when the node that it was given to could not read its member: the operator gives it to another one.
+    #[must_use]
+    pub fn is_handed_back(&self) -> bool {
+        self.status.as_ref().is_some_and(|s| {
+            s.completed_at.is_none() && s.tried.iter().any(|t| s.node.as_ref() == Some(&t.node))
+        })
+    }
+
     /// True when a person wants what it stored kept for ever.
     #[must_use]
     pub fn is_retained(&self) -> bool {

@@ -2,7 +2,7 @@
 //! so; when the recipients change, what is stored stays readable with the older key and what comes with the newer.
 //! Without encryption the PKI does not leave the node.
 //!
-//! Seen failing: SEEN_ENCRYPTED
+//! Not yet seen failing on purpose.
 
 use std::path::Path;
 

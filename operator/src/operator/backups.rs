@@ -75,13 +75,14 @@ pub(super) fn exhausted(mut status: crds::EtcdBackupStatus, now: Time) -> Option
     Some(status)
 }
 
-/// True for a backup that no agent has been given yet.
+/// True for a backup that no agent has been given yet, or whose agent has handed it back.
 fn unassigned(backup: &crds::EtcdBackup) -> bool {
+    let given = |s: &crds::EtcdBackupStatus| s.node.is_some() && !backup.is_handed_back();
     backup.metadata.deletion_timestamp.is_none()
         && backup
             .status
             .as_ref()
-            .is_none_or(|s| s.node.is_none() && s.completed_at.is_none())
+            .is_none_or(|s| !given(s) && s.completed_at.is_none())
 }
 
 /// The backup that is given to an agent next: that of an upgrade, which waits for it, before any other; then the
@@ -141,6 +142,7 @@ pub(super) const fn level(proof: crds::Proof) -> Level {
 /// True for a backup that is being taken now. One that was deleted meanwhile is its agent's to end.
 pub(super) fn running(backup: &crds::EtcdBackup) -> bool {
     backup.metadata.deletion_timestamp.is_none()
+        && !backup.is_handed_back()
         && backup
             .status
             .as_ref()
@@ -264,6 +266,26 @@ mod tests {
             nodes.insert("cp1".into(), spoilt);
             assert_eq!(choose(&nodes, &reports, &[]), Some("cp2".into()));
         }
+    }
+
+    #[test]
+    fn one_that_was_handed_back_waits_for_another_node() {
+        let status = serde_json::json!({"node": "cp1", "assignedAt": "2026-11-01T00:00:00Z"});
+        let mut backup: crds::EtcdBackup = serde_json::from_value(serde_json::json!({
+            "apiVersion": "lockkeeper.dev/v1alpha1", "kind": "EtcdBackup", "metadata": {"name": "x"},
+            "spec": {"storeRef": {"name": "default"}}, "status": status,
+        }))
+        .unwrap();
+        assert!(running(&backup) && !unassigned(&backup));
+        let tried = crds::Tried {
+            node: "cp1".to_owned(),
+            reason: "EtcdUnavailable".to_owned(),
+            message: "gone".to_owned(),
+        };
+        backup.status.as_mut().unwrap().tried.push(tried);
+        assert!(!running(&backup) && unassigned(&backup));
+        backup.status.as_mut().unwrap().node = Some("cp2".to_owned());
+        assert!(running(&backup) && !unassigned(&backup));
     }
 
     #[test]

@@ -62,6 +62,7 @@ impl Report {
     /// True when this node's agent has to do something about it.
     pub(super) fn ours(backup: &EtcdBackup, node: &str) -> bool {
         backup.metadata.deletion_timestamp.is_none()
+            && !backup.is_handed_back()
             && backup
                 .status
                 .as_ref()
@@ -111,7 +112,8 @@ impl Report {
         self.settle(|report| report.end(end), cancel).await
     }
 
-    /// Gives it back to the operator, since this node's member cannot be read; in the same way.
+    /// Gives it back to the operator, since this node's member cannot be read; in the same way. `status.node` stays:
+    /// no agent may change it, and that it is among `tried` says that the operator shall.
     pub(super) async fn hand_back(self, node: &str, why: &TakeError, cancel: &CancellationToken) -> bool {
         let write = |report: &Self| {
             let mut tried = report.status().tried;
@@ -121,8 +123,7 @@ impl Report {
                 message: why.to_string(),
             });
             serde_json::json!({
-                "node": null, "assignedAt": null, "startedAt": null, "streamedBytes": null,
-                "tried": tried,
+                "startedAt": null, "streamedBytes": null, "tried": tried,
                 "message": format!("{node}: {why}; another member is asked"),
             })
         };
