@@ -3,6 +3,11 @@
 //! proof stays on the node. A backup whose object was replaced by another one's is found out; an agent that is killed in
 //! the middle of a proof begins anew; an upgrade takes the newest verified one for its snapshot. On one node, with a
 //! disk of its own for the proofs.
+//!
+//! Seen failing: an agent that does not compare sizes and hashes when it fetches ("the object of replaced is another
+//! one's, and it is told: True/Restored"); no disk of its own for the proofs, by the chart's `agent.workDirectory`
+//! (nothing is ever verified: "is on the same disk as etcd's data"); and, before the scenario gave a proof the time to
+//! take its programs down again, "left on the node: proof, etcd --name=default --data-dir=/lockkeeper-proof/data".
 
 pub(in crate::scenarios) mod stage;
 pub(in crate::scenarios) mod watcher;
