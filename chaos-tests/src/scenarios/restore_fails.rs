@@ -1,6 +1,9 @@
 //! A restore that is broken in the middle. A bad file on the second node: nothing is touched anywhere. A node that
 //! loses its power after the word to begin and stays dark: the others go back by themselves, and so does it when it
 //! boots, with no API server on it and nobody to tell it.
+//!
+//! Seen failing (by hand, on one node): with `agent.guard.enabled=false` the node that boots stays `Going` long after
+//! its deadline, with etcd's manifest and no other.
 
 use std::time::{Duration, Instant};
 
