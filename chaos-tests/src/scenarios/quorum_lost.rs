@@ -4,6 +4,10 @@
 //! The seed chooses who survives and how the others are lost: their nodes stay on; or are switched off and come back
 //! with an empty disk; or the power of all three fails, and the survivor's kubelet has heard of no API since it
 //! started. Rescues are killed on their way, and go on.
+//!
+//! Seen failing: with a rejoin that wrote the manifest of the node that had joined last again and again, since it had the
+//! new flags already ("rescue rejoin ... took longer than 480 s"); and with a container that the kubelet did not restart
+//! for a flag alone, which put all back ("not done within 360 s: etcd still runs as before").
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -26,7 +30,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     name: "quorum-lost",
     about: "two of three etcd data directories destroyed: rescued from shells on the nodes, no write lost",
     suite: Suite::Chaos,
-    minutes: 9,
+    minutes: 12,
     lab: super::three_nodes,
     leaves_clean: false,
     play: |scene| play(scene).boxed_local(),

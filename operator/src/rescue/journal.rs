@@ -136,5 +136,5 @@ fn member(out: &mut String, etcd: &Survey) {
 
 fn line(out: &mut String, name: &str, value: &str) {
     // Writing to a string cannot fail.
-    let _ = writeln!(out, "{}", format!("{name:<26}{value}").trim_end());
+    let _ = writeln!(out, "{}", format!("{name:<32}{value}").trim_end());
 }

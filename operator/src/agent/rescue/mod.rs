@@ -8,7 +8,7 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `steps` | decides the one next act; pure |
+//! | `steps`, `sight` | decides the one next act; pure |
 //! | `run`, `book` | do it: journal first |
 //! | `check` | whether etcd takes a snapshot |
 //! | `data` | the data directory, copied, moved, put back |
@@ -23,6 +23,7 @@ pub(crate) mod check;
 mod data;
 mod ground;
 mod run;
+mod sight;
 mod start;
 mod steps;
 pub(crate) mod survey;
