@@ -25,6 +25,9 @@
 //! * Controller managers and schedulers act on nothing before the commit.
 
 mod model;
+#[cfg(test)]
+mod simulation;
+
 use chrono::{DateTime, Utc};
 
 use crate::model::NodeName;
