@@ -167,19 +167,7 @@ pub async fn run(
     let Some(claim) = Claim::wait(&host, &shutdown).await else {
         return Ok(());
     };
-    // With the claim in hand, and none of its own begun: what stands there is a killed agent's.
-    if let Err(error) = chore::clear(&host) {
-        tracing::error!(%error, "a stale chore cannot be removed");
-    }
-    {
-        // In its own time: a runtime that does not answer must not hold up a way back.
-        let (cri, begun) = (cri.clone(), chrono::Utc::now());
-        tokio::spawn(async move {
-            if let Err(error) = chore::sweep(&cri, begun).await {
-                tracing::warn!(%error, "containers of a stale chore are there still");
-            }
-        });
-    }
+    clear_chores(&host, &cri);
     let guard = Guard::new(host.clone(), config.guard_manifest.clone());
     let member = Arc::new(EtcdMember::from_host(&config.host_root, None));
     let prover = Prover::new(host.clone(), cri.clone(), config.proof.clone());
@@ -274,6 +262,20 @@ pub async fn run(
         }
         _ => Err(Error::Task("work")),
     }
+}
+
+/// With the claim in hand, and none of its own begun: what stands there is a killed agent's.
+fn clear_chores(host: &Host, cri: &Cri) {
+    if let Err(error) = chore::clear(host) {
+        tracing::error!(%error, "a stale chore cannot be removed");
+    }
+    // In its own time: a runtime that does not answer must not hold up a way back.
+    let (cri, begun) = (cri.clone(), chrono::Utc::now());
+    tokio::spawn(async move {
+        if let Err(error) = chore::sweep(&cri, begun).await {
+            tracing::warn!(%error, "containers of a stale chore are there still");
+        }
+    });
 }
 
 async fn keep_backups(

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{NodeArgs, Output, RescueError, screen};
 use crate::agent::rescue::check::{self, Verified};
-use crate::store::{Identities, Listed, Manifest, Store};
+use crate::store::{Identities, Listed, Manifest, Store, StoreError};
 
 /// The store and its keys, from files.
 #[derive(Clone, Debug, clap::Args)]
@@ -19,13 +19,14 @@ pub(super) struct StoreArgs {
     #[arg(long, value_name = "FILE")]
     store: PathBuf,
     /// A file with its credentials: the Secret as YAML, or lines AWS_ACCESS_KEY_ID=... and AWS_SECRET_ACCESS_KEY=...
+    /// Without it the environment's, of a bucket; a directory needs none.
     #[arg(long, value_name = "FILE")]
-    credentials: PathBuf,
+    credentials: Option<PathBuf>,
 }
 
 impl StoreArgs {
     fn open(&self) -> Result<Store, RescueError> {
-        Store::from_files(&self.store, &self.credentials).map_err(refused)
+        Store::from_files(&self.store, self.credentials.as_deref()).map_err(refused)
     }
 }
 
@@ -49,6 +50,9 @@ pub struct VerifyArgs {
     /// The store.
     #[command(flatten)]
     store: StoreArgs,
+    /// A file of secret keys that open an encrypted backup, as age-keygen writes it.
+    #[arg(long, value_name = "FILE")]
+    identity: Option<PathBuf>,
     /// Compares sizes and hashes alone; without it, etcdutl of this node's etcd image restores it into a directory of
     /// its own and counts its keys.
     #[arg(long)]
@@ -62,6 +66,16 @@ pub struct VerifyArgs {
     /// Where things lie on this node.
     #[command(flatten)]
     node: NodeArgs,
+}
+
+fn identities(file: Option<&Path>) -> Result<Identities, RescueError> {
+    let Some(file) = file else {
+        return Ok(Identities::none());
+    };
+    let shown = file.display().to_string();
+    let text = std::fs::read_to_string(file)
+        .map_err(|e| RescueError::Refused(format!("--identity {shown} cannot be read: {e}")))?;
+    Identities::parse(&text, &shown).map_err(|failure| refused(StoreError::new(&shown, failure)))
 }
 
 fn refused(error: impl std::fmt::Display) -> RescueError {
@@ -170,7 +184,7 @@ pub(super) async fn verify(args: VerifyArgs, shutdown: &CancellationToken) -> Re
     let file = scratch.join("snapshot.db");
     let work = async {
         std::fs::create_dir_all(&scratch)?;
-        let keys = Identities::none();
+        let keys = identities(args.identity.as_deref())?;
         store
             .fetch(manifest, &found.key, &keys, &file, shutdown)
             .await

@@ -17,7 +17,7 @@ pub struct StoreError {
 }
 
 impl StoreError {
-    pub(super) fn new(store: &str, failure: Failure) -> Self {
+    pub(crate) fn new(store: &str, failure: Failure) -> Self {
         Self {
             store: store.to_owned(),
             failure: Box::new(failure),
