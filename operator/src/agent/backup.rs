@@ -16,7 +16,7 @@ mod prove;
 mod report;
 mod take;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
@@ -26,6 +26,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::future::OptionFuture;
 use kube::Api;
+use kube::api::ListParams;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, watcher};
 use lockkeeper_crds::{Artifact, EtcdBackup, Include};
@@ -352,6 +353,7 @@ impl Desk {
                 .await
                 .ok()
                 .map(|v| v.git_version),
+            ended: self.ended(&store).await,
             deadline: Duration::from_secs(spec.deadline_seconds.into()),
             pki: spec.include.contains(&Include::Pki),
         };
@@ -373,6 +375,22 @@ impl Desk {
             end = take => end,
             never = progress => match never {},
         }
+    }
+
+    /// The directories of the backups that have ended; none when the API does not say.
+    async fn ended(&self, store: &Store) -> BTreeSet<String> {
+        let params = ListParams::default();
+        let Ok(all) = within(self.backups().list(&params)).await else {
+            return BTreeSet::new();
+        };
+        let ended = all.items.iter().filter(|backup| backup.is_finished());
+        ended
+            .filter_map(|backup| {
+                let metadata = &backup.metadata;
+                Some(store.key(metadata.name.as_deref()?, metadata.uid.as_deref()?))
+            })
+            .map(|key| key.name().to_owned())
+            .collect()
     }
 
     /// An attempt of an agent that is no more. If it came as far as its manifest, it is a backup.

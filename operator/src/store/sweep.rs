@@ -4,6 +4,7 @@
 //! Only under our own prefix, only of names that we give, and only what is dead: of a backup that has ended, or older
 //! than any backup may take.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -82,15 +83,17 @@ impl Store {
             .await
     }
 
-    /// Aborts every unfinished upload under the prefix that is older than 25 hours: no backup
-    /// may take longer than a day.
+    /// Aborts every unfinished upload under the prefix of a backup that has `ended`, by the names of their
+    /// directories ([`BackupKey::name`]), or older than 25 hours: no backup may take longer than a day.
     ///
     /// # Errors
     /// When the store fails. What was aborted until then is gone.
-    pub async fn sweep(&self) -> Result<usize, StoreError> {
+    pub async fn sweep(&self, ended: &BTreeSet<String>) -> Result<usize, StoreError> {
         let prefix = self.prefix.clone();
         let dead = move |begun: &Begun| {
-            ours(&prefix, &begun.location) && begun.age.is_some_and(|age| age > DEAD_AFTER)
+            let backup = begun.location.as_ref().rsplit('/').nth(1).unwrap_or_default();
+            let old = begun.age.is_some_and(|age| age > DEAD_AFTER);
+            ours(&prefix, &begun.location) && (old || ended.contains(backup))
         };
         self.abort_all(dead, "").await
     }

@@ -37,6 +37,7 @@ fn request(deadline: u64) -> Request {
         uid: "0123456789".to_owned(),
         node: NODE.to_owned(),
         kubernetes_version: None,
+        ended: Default::default(),
         deadline: Duration::from_secs(deadline),
         pki: false,
     }

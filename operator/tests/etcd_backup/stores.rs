@@ -1,5 +1,6 @@
 //! What stores hold beside whole backups: parts of dead uploads; and a directory as a store.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Duration;
 
@@ -59,7 +60,7 @@ async fn parts_of_the_dead_are_swept_and_nobody_elses() {
     for upload in [&dead, &deeper, &beside, &film] {
         aged(upload);
     }
-    assert_eq!(store.sweep().await.unwrap(), 1);
+    assert_eq!(store.sweep(&BTreeSet::new()).await.unwrap(), 1);
     let mut left = uploads(&s3);
     left.sort();
     let mut others = vec![fresh.clone(), deeper, beside, film];
@@ -130,8 +131,13 @@ async fn a_directory_keeps_lists_and_gives_back_as_a_bucket_does() {
     // What a killed agent left.
     let killed = root.path().join("killed-01234567");
     std::fs::create_dir(&killed).unwrap();
-    std::fs::write(killed.join("snapshot.db.zst.age#1"), "half").unwrap();
-    assert_eq!(store.sweep().await.unwrap(), 0, "it may be at work still");
+    let half = || std::fs::write(killed.join("snapshot.db.zst.age#1"), "half").unwrap();
+    half();
+    let others = BTreeSet::from(["other-01234567".to_owned()]);
+    assert_eq!(store.sweep(&others).await.unwrap(), 0, "it may be at work still");
+    let ended = BTreeSet::from(["killed-01234567".to_owned()]);
+    assert_eq!(store.sweep(&ended).await.unwrap(), 1);
+    half();
     let key = store.key("killed", "0123456789");
     assert_eq!(store.sweep_of(&key).await.unwrap(), 1);
     assert_eq!(store.list().await.unwrap().len(), 1);

@@ -1,5 +1,6 @@
 //! One snapshot from the local member into a store. No Kubernetes API: `lockkeeper rescue` may use it too.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -25,6 +26,8 @@ pub struct Request {
     pub node: String,
     /// Of the API server, where one answered.
     pub kubernetes_version: Option<String>,
+    /// Backups that have ended, by the names of their directories in the store: nobody uploads for them any more.
+    pub ended: BTreeSet<String>,
     /// For all of it.
     pub deadline: Duration,
     /// The node's PKI goes with it.
@@ -121,7 +124,7 @@ async fn work(
         true => Some(pki::collect(member.root()).await?),
         false => None,
     };
-    sweep(store).await;
+    sweep(store, &request.ended).await;
     let mut snapshot = tokio::select! {
         snapshot = member.snapshot() => snapshot?,
         () = stop.cancelled() => return Err(TakeError::Interrupted("before the stream began")),
@@ -159,10 +162,10 @@ async fn work(
     }
 }
 
-/// What agents that were killed have left goes before something new comes. A store that cannot say what is there is
-/// no reason not to take a backup.
-async fn sweep(store: &Store) {
-    match store.sweep().await {
+/// What earlier attempts have left goes before something new comes: those of agents that were killed, and of a store
+/// that did not even take the abort. A store that cannot say what is there is no reason not to take a backup.
+async fn sweep(store: &Store, ended: &BTreeSet<String>) {
+    match store.sweep(ended).await {
         Ok(0) => {}
         Ok(count) => tracing::info!(store = store.name(), count, "dead uploads were aborted"),
         Err(error) => tracing::warn!(%error, "dead uploads, if there are any, stay for now"),
