@@ -86,7 +86,7 @@ prepare() {
     k patch clusterversion cluster --type=merge -p '{"metadata":{"finalizers":null}}' >/dev/null 2>&1
   fi
   must k delete clusterversions,controlplanenodes --all
-  must k -n "$namespace" delete etcdbackups --all
+  must k -n "$namespace" delete etcdbackups,etcdrestores --all
   split "$1"
   [ -f "$work/before.yaml" ] || return 0
   must k create -f "$work/before.yaml"
