@@ -38,6 +38,14 @@ const BATCHES: usize = 8;
 /// One operation with all its retries (`Patience::DATA` ends within 80 s); for a client that breaks its word.
 pub(super) const OPERATION: Duration = Duration::from_secs(100);
 
+/// After an abort, for parts that were on their way: what lay in buffers between us and the server has come by then.
+/// S3 asks for it in so many words: an abort may have to be given several times (`AbortMultipartUpload`).
+const ABORT_AGAIN: [Duration; 3] = [
+    Duration::from_secs(10),
+    Duration::from_secs(20),
+    Duration::from_secs(120),
+];
+
 /// For taking away what a failed upload left, on a store that may be just as failed.
 const CLEAN_UP: Duration = Duration::from_secs(10);
 
@@ -323,7 +331,7 @@ impl Drop for Upload {
 }
 
 async fn abort(mut inner: Box<dyn MultipartUpload>, mut parts: JoinSet<object_store::Result<()>>, uri: &str) {
-    // A part that arrives after the abort would stay.
+    let cut_short = !parts.is_empty();
     parts.shutdown().await;
     match tokio::time::timeout(CLEAN_UP, inner.abort()).await {
         // Not found: it was completed, or the server has aborted it by itself.
@@ -332,6 +340,16 @@ async fn abort(mut inner: Box<dyn MultipartUpload>, mut parts: JoinSet<object_st
         Ok(Err(_)) | Err(_) => {
             tracing::warn!(%uri, "the parts of an unfinished upload are left in the store")
         }
+    }
+    // A part of which the server has all bytes may be stored after the abort, and would stay.
+    if cut_short {
+        tokio::spawn(async move {
+            for pause in ABORT_AGAIN {
+                tokio::time::sleep(pause).await;
+                // Mostly there is nothing any more; what fails has been said.
+                let _ = tokio::time::timeout(CLEAN_UP, inner.abort()).await;
+            }
+        });
     }
 }
 

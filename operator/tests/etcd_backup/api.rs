@@ -10,7 +10,7 @@ use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
-use tokio::sync::broadcast;
+use tokio::sync::watch;
 
 pub(crate) const NAMESPACE: &str = "lockkeeper";
 const GROUP: &str = "/apis/lockkeeper.dev/v1alpha1/namespaces/lockkeeper";
@@ -21,7 +21,8 @@ pub(crate) struct Api(Arc<Inner>);
 struct Inner {
     objects: Mutex<BTreeMap<String, Value>>,
     version: Mutex<u64>,
-    events: broadcast::Sender<Value>,
+    /// With the version that each made: a watch begins after the one that it names, and misses none.
+    events: watch::Sender<Vec<(u64, Value)>>,
     requests: Mutex<Vec<String>>,
 }
 
@@ -30,7 +31,7 @@ impl Api {
         let api = Self(Arc::new(Inner {
             objects: Mutex::default(),
             version: Mutex::new(100),
-            events: broadcast::channel(1000).0,
+            events: watch::channel(vec![]).0,
             requests: Mutex::default(),
         }));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -85,8 +86,11 @@ impl Api {
 
     pub(crate) fn delete_backup(&self, name: &str) {
         let path = format!("{GROUP}/etcdbackups/{name}");
-        let gone = self.0.objects.lock().unwrap().remove(&path).unwrap();
-        let _ = self.0.events.send(json!({ "type": "DELETED", "object": gone }));
+        let mut version = self.0.version.lock().unwrap();
+        *version += 1;
+        let mut gone = self.0.objects.lock().unwrap().remove(&path).unwrap();
+        gone["metadata"]["resourceVersion"] = json!(version.to_string());
+        self.tell(*version, json!({ "type": "DELETED", "object": gone }));
     }
 
     /// Deletes a backup that has the finalizer: it stays, marked.
@@ -122,6 +126,10 @@ impl Api {
         }
     }
 
+    fn tell(&self, version: u64, event: Value) {
+        self.0.events.send_modify(|all| all.push((version, event)));
+    }
+
     fn write(&self, path: &str, mut object: Value, event: &str) -> Value {
         let mut version = self.0.version.lock().unwrap();
         *version += 1;
@@ -132,7 +140,7 @@ impl Api {
             .unwrap()
             .insert(path.to_owned(), object.clone());
         if path.contains("etcdbackups/") {
-            let _ = self.0.events.send(json!({ "type": event, "object": object }));
+            self.tell(*version, json!({ "type": event, "object": object }));
         }
         object
     }
@@ -153,10 +161,14 @@ impl Api {
             return respond(&version);
         }
         if kind == "WATCH" {
+            let since = query.split('&').find_map(|p| p.strip_prefix("resourceVersion="));
+            let since: u64 = since.and_then(|v| v.parse().ok()).unwrap_or_default();
             let events = self.0.events.subscribe();
-            let lines = futures::stream::unfold(events, |mut events| async move {
-                let event = events.recv().await.ok()?;
-                Some((Ok::<_, std::io::Error>(format!("{event}\n")), events))
+            let lines = futures::stream::unfold((events, since), |(mut events, seen)| async move {
+                let newer = |all: &Vec<(u64, Value)>| all.iter().find(|(v, _)| *v > seen).cloned();
+                let all = events.wait_for(|all| newer(all).is_some()).await;
+                let (version, event) = all.ok().and_then(|all| newer(&all))?;
+                Some((Ok::<_, std::io::Error>(format!("{event}\n")), (events, version)))
             });
             return Body::from_stream(lines.boxed()).into_response();
         }
