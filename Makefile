@@ -53,6 +53,14 @@ chaos: setup build ## Every lab scenario; SEED=N repeats a run
 bench: setup build ## Measure against kubeadm on the same lab; prints JSON
 	@$(LAB) build
 	@$(LAB) bench --from $(FROM) --to $(TO)
+	@$(MAKE) bench-etcd
+
+.PHONY: bench-etcd
+bench-etcd: setup ## Backup and restore of 1 GiB against the stream alone and against etcdctl, zstd and an upload; MIB=N
+	@cargo build --locked --release --target $(TARGET) -p lockkeeper-chaos-tests
+	@$(LAB) build
+	@LOCKKEEPER_TEST_BIN="$$($(LAB) bin-dir)" LOCKKEEPER_TEST_MIB=$(or $(MIB),1024) \
+	  cargo test --locked --release --target $(TARGET) -p lockkeeper --test etcd_backup -- --ignored --nocapture figures
 
 .PHONY: setup
 setup: ## Install what the build and the lab need (Debian, as root)

@@ -410,6 +410,9 @@ pub struct Rollout {
     /// How many snapshots have failed for it.
     #[serde(default)]
     pub failed_backups: u32,
+    /// When the last of them failed, until the checks are made again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup_failed_at: Option<Time>,
     /// Ready nodes when it began: it must not get worse.
     #[serde(default)]
     pub ready_nodes: u32,

@@ -12,6 +12,7 @@
 
 pub mod agent;
 pub mod api;
+mod backoff;
 pub mod cli;
 pub mod operator;
 pub mod rescue;

@@ -117,6 +117,8 @@ pub struct Rollout {
     pub reason: Option<String>,
     /// Snapshots that have failed for it.
     pub failed_backups: u32,
+    /// When the last of them failed, until the checks are asked for again.
+    pub backup_failed_at: Option<DateTime<Utc>>,
     /// The backup that was there already and was accepted instead of a snapshot of its own.
     pub accepted: Option<String>,
     /// The last preflight given out; 0 before the first.
@@ -147,6 +149,7 @@ impl Rollout {
             retry,
             reason: None,
             failed_backups: 0,
+            backup_failed_at: None,
             accepted: None,
             preflight_id: 0,
             preflight_at: None,
@@ -155,10 +158,12 @@ impl Rollout {
         }
     }
 
-    /// The name that the snapshot of this rollout has; another one after each failure.
+    /// The name that the snapshot of this rollout has: another one after each failure, once that has been
+    /// waited out.
     #[must_use]
     pub fn backup_name(&self) -> String {
-        let own = || format!("upgrade-{}-{}", self.id, self.failed_backups + 1);
+        let number = self.failed_backups + u32::from(self.backup_failed_at.is_none());
+        let own = || format!("upgrade-{}-{number}", self.id);
         self.accepted.clone().unwrap_or_else(own)
     }
 }

@@ -102,6 +102,7 @@ impl Rollout {
             Action::AskPreflight => {
                 next.preflight_id += 1;
                 next.preflight_at = Some(now);
+                next.backup_failed_at = None;
             }
             Action::Enter { phase, reason } => {
                 next.phase = *phase;
@@ -113,7 +114,7 @@ impl Rollout {
                 // The next one is its own: what was accepted and fails now must not be accepted again.
                 next.accepted = None;
                 next.phase = Phase::Preflight;
-                next.preflight_at = Some(now);
+                next.backup_failed_at = Some(now);
             }
             Action::Reserve(ticket) => next.in_hand = Some(ticket.clone()),
             Action::Release { then } => {
@@ -143,9 +144,10 @@ impl Rollout {
     }
 }
 
-/// How long to wait before checks that stopped an upgrade are made again: 15 s at first, for a store
-/// that was away for a moment, at most 2 min, since a rehearsal costs a few seconds of CPU a node.
-fn preflight_backoff(rounds: i64) -> chrono::Duration {
+/// How long to wait before what stopped an upgrade is tried again, checks and snapshots alike: 15 s at
+/// first, for a store that was away for a moment, at most 2 min, since a rehearsal costs a few seconds of
+/// CPU a node, and a snapshot a reading of all of etcd.
+fn retry_backoff(rounds: i64) -> chrono::Duration {
     let doubled = 15u64.saturating_mul(1 << rounds.clamp(1, 4).saturating_sub(1));
     chrono::Duration::from_std(Duration::from_secs(doubled.min(120))).unwrap_or_default()
 }

@@ -39,10 +39,29 @@ pub fn checks(
     all
 }
 
-/// The first check that stops the upgrade.
+/// What stops the upgrade, if anything does: the first such check in full, the others by name.
 #[must_use]
-pub fn blocker(checks: &[Check]) -> Option<&Check> {
-    checks.iter().find(|c| c.verdict >= CheckVerdict::Unknown)
+pub fn stops(checks: &[Check]) -> Option<String> {
+    let mut all = checks.iter().filter(|c| c.verdict >= CheckVerdict::Unknown);
+    let first = all.next()?;
+    let mut sentence = format!("{}: {}", titled(first), first.message);
+    let others: Vec<String> = all.map(titled).collect();
+    if !others.is_empty() {
+        sentence = format!("{sentence} (also: {})", others.join(", "));
+    }
+    Some(sentence)
+}
+
+fn titled(check: &Check) -> String {
+    let unseen = if check.verdict == CheckVerdict::Unknown {
+        " (not seen)"
+    } else {
+        ""
+    };
+    match &check.node {
+        Some(node) => format!("{} on {node}{unseen}", check.name),
+        None => format!("{}{unseen}", check.name),
+    }
 }
 
 fn check(name: &str, node: Option<&NodeName>, verdict: CheckVerdict, message: impl Into<String>) -> Check {
@@ -310,13 +329,26 @@ mod tests {
 
     fn first(wanted: &Wanted, source: u32, cluster: &Cluster) -> Option<String> {
         let all = checks(wanted, version(source), wanted.version, cluster);
-        blocker(&all).map(|c| format!("{}: {}", c.name, c.message))
+        stops(&all)
     }
 
     #[test]
     fn a_healthy_cluster_may_go_one_minor_up() {
         assert_eq!(first(&wanted(36), 35, &cluster(3, 35)), None);
         assert_eq!(first(&wanted(36), 35, &cluster(1, 35)), None);
+    }
+
+    #[test]
+    fn the_others_that_stop_it_are_named() {
+        let mut cluster = cluster(3, 35);
+        cluster
+            .node_mut("cp2")
+            .manifest_problems
+            .push("stray kube-apiserver.yaml.bak".into());
+        cluster.etcd_mut("cp1").alarms.push("NOSPACE".into());
+        let found = first(&wanted(36), 35, &cluster).unwrap_or_default();
+        assert!(found.contains("stray"), "{found}");
+        assert!(found.ends_with("(also: Etcd)"), "{found}");
     }
 
     #[test]

@@ -39,7 +39,11 @@ async fn play(scene: &Scene) -> Result<String> {
     let touched = manifests(&scene.lab)?;
 
     keeper.bump(TARGET).await?;
-    let status = keeper.settles("Blocked", MINUTE * 4).await?;
+    // The restart with the flag may have taken the scheduler's lease: that stops a round of checks too, and passes.
+    let named = |s: &ClusterVersionStatus| s.state == State::Blocked && s.summary.contains(GATE);
+    let status = keeper
+        .reaches("a summary that names the gate", MINUTE * 4, named)
+        .await?;
     let check = status
         .preflight
         .iter()
@@ -54,11 +58,6 @@ async fn play(scene: &Scene) -> Result<String> {
         check.message.contains(GATE),
         "it does not name the gate: {}",
         check.message
-    );
-    ensure!(
-        status.summary.contains(GATE),
-        "the summary does not name the gate: {}",
-        status.summary
     );
     let sentence = check.message.clone();
     ensure!(manifests(&scene.lab)? == touched, "a manifest was changed");

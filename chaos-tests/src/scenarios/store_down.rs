@@ -28,7 +28,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// Small objects go through, a snapshot does not.
-const CUT: u64 = 200_000;
+const CUT: u64 = 100_000;
 
 async fn play(scene: &Scene) -> Result<String> {
     let keeper = Keeper::at_start(scene, Strategy::default()).await?;
@@ -104,8 +104,9 @@ async fn faults(scene: &Scene, keeper: &Keeper<'_>) -> Result<String> {
     scene.say(format_args!("the snapshot failed: {why}"));
     let status = keeper.status().await?;
     ensure!(status.state != State::Rolling, "it went ahead without a snapshot");
-    scene.lab.s3(Mode::Pass)?;
+    // Asked while it still cuts, which a list is too small for: the next attempt may succeed once it does not.
     let after = published_backups(scene).await?;
+    scene.lab.s3(Mode::Pass)?;
     ensure!(
         after == published,
         "half a snapshot counts as a backup: {after:?}"

@@ -76,7 +76,7 @@ fn files(directory: &Path, extension: &str) -> Vec<PathBuf> {
 
 fn keep(host: &Host, found: &mut Certificates, path: &Path, pem: Result<Vec<u8>, String>) {
     // As the host names it.
-    let shown = Path::new("/").join(path.strip_prefix(host.root()).unwrap_or(path));
+    let shown = host.on_host(path);
     match pem.and_then(|pem| earliest_end(&pem)) {
         Ok(end) => {
             let kept = found.ends.entry(shown).or_insert(end);

@@ -76,6 +76,13 @@ impl Container {
     pub(crate) fn label(&self, name: &str) -> &str {
         self.labels.get(name).map_or("", String::as_str)
     }
+
+    /// Whether this is the container `name` of the static pod `name`, which goes by its name and the node's: pods
+    /// that Lockkeeper itself starts beside them are not taken for them.
+    pub(crate) fn is_of_static_pod(&self, name: &str) -> bool {
+        let of_pod = |pod: &str| pod.strip_prefix(name).is_some_and(|rest| rest.starts_with('-'));
+        self.label(CONTAINER_NAME) == name && of_pod(self.label(POD_NAME))
+    }
 }
 
 /// A container's name and how often it was started anew in its pod.

@@ -53,9 +53,15 @@ impl Host {
     pub(crate) fn reach(&self, path: &Path) -> PathBuf {
         under(&self.root, path)
     }
+
+    /// A path as this process reaches it, as the host names it.
+    pub(crate) fn on_host(&self, path: &Path) -> PathBuf {
+        under(Path::new("/"), path.strip_prefix(&self.root).unwrap_or(path))
+    }
 }
 
-fn under(root: &Path, path: &Path) -> PathBuf {
+/// A path of the host under the directory where the host's root is mounted.
+pub(crate) fn under(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
@@ -171,6 +177,38 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// Removes a directory with all that is in it; one that is not there is not missed.
+pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// A rename that a power cut leaves done or undone.
+pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    step()?;
+    fs::rename(from, to)?;
+    step()?;
+    for directory in [to.parent(), from.parent()].into_iter().flatten() {
+        sync_directory(directory)?;
+    }
+    step()
+}
+
+/// The first directory that is there already: the path itself or one above it.
+pub(crate) fn existing(path: &Path) -> &Path {
+    path.ancestors()
+        .find(|path| path.is_dir())
+        .unwrap_or(Path::new("/"))
+}
+
+/// Bytes that are free for this process where a directory lies.
+pub(crate) fn free_bytes(directory: &Path) -> io::Result<u64> {
+    let about = rustix::fs::statvfs(directory)?;
+    Ok(about.f_bavail.saturating_mul(about.f_frsize))
 }
 
 /// Makes a rename or removal in a directory durable.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use lockkeeper_crds::{Component, ComponentStatus, Tristate};
 
-use super::cri::{CONTAINER_NAME, Container, Cri, EXITED, POD_NAME, POD_UID, RUNNING};
+use super::cri::{Container, Cri, EXITED, POD_UID, RUNNING};
 use super::directory::{self, Directory, ManifestFile};
 use super::host::Host;
 use super::logs;
@@ -322,16 +322,11 @@ impl Observer {
     }
 }
 
-/// The component whose own container this is. A static pod goes by its name and the node's, so pods that
-/// Lockkeeper itself starts beside them are not taken for them.
+/// The component whose own container this is.
 fn component_of(container: &Container) -> Option<Component> {
-    Component::ALL.into_iter().find(|component| {
-        container.label(CONTAINER_NAME) == component.name()
-            && container
-                .label(POD_NAME)
-                .strip_prefix(component.name())
-                .is_some_and(|rest| rest.starts_with('-'))
-    })
+    Component::ALL
+        .into_iter()
+        .find(|component| container.is_of_static_pod(component.name()))
 }
 
 fn newest_running(all: &[Container], component: Component) -> Option<&Container> {
@@ -406,6 +401,7 @@ fn status(
 
 #[cfg(test)]
 mod tests {
+    use super::super::cri::{CONTAINER_NAME, POD_NAME};
     use super::*;
     use std::collections::HashMap;
 

@@ -96,10 +96,7 @@ pub(crate) async fn rehearse(
 /// Removes what a rehearsal puts on the host; also what one left that was interrupted.
 pub(crate) fn clear(host: &Host) -> io::Result<()> {
     host::remove(&host.manifests().join(REHEARSAL))?;
-    match fs::remove_dir_all(host.state().join("rehearsal")) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    host::remove_tree(&host.state().join("rehearsal"))
 }
 
 fn prepare(host: &Host, directory: &Directory, parts: &[Part<'_>]) -> Result<(String, Cast), String> {

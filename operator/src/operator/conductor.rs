@@ -24,6 +24,7 @@ use super::leader::{Leadership, NotLeading};
 use super::wanted::{self, UnderstandError, kube_time};
 use super::{backups, restores, sight, status, tell};
 use crate::api::Address;
+use crate::backoff;
 
 /// While a rollout is under way.
 const ACTIVE: Duration = Duration::from_secs(1);
@@ -139,7 +140,7 @@ impl Conductor {
                 Err(error) => {
                     let [first, active, idle] = RETRY;
                     let limit = if self.active { active } else { idle };
-                    let wait = first.saturating_mul(1 << failures.min(10)).min(limit);
+                    let wait = backoff::wait(failures, first, limit);
                     failures += 1;
                     // Somebody else wrote first: looking again is the usual course. What lasts is not said
                     // at every try.
@@ -256,7 +257,7 @@ impl Conductor {
         let nodes = sight::nodes(&kube, &reports, rollout, |r| self.fresh.stale(&r.name_any(), now));
         let backup = memory
             .as_ref()
-            .filter(|m| m.phase != Phase::Preflight)
+            .filter(|m| m.phase != Phase::Preflight || m.backup_failed_at.is_some())
             .and_then(|m| self.cache.backup(&m.backup_name()));
         let late = backup.as_ref().is_some_and(is_late);
         let mut cluster = Cluster {

@@ -188,7 +188,7 @@ fn transitions(before: &ClusterVersionStatus, next: &ClusterVersionStatus) -> Ve
     }
     let failed = |s: &ClusterVersionStatus| s.rollout.as_ref().map_or(0, |r| r.failed_backups);
     if was.as_ref().map(|w| &w.0) == is.as_ref().map(|i| &i.0) && failed(next) > failed(before) {
-        found.push((Reason::BackupFailed, before.summary.clone()));
+        found.push((Reason::BackupFailed, next.summary.clone()));
     }
     if before.state != next.state {
         match next.state {

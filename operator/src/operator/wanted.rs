@@ -67,6 +67,7 @@ pub(super) fn memory(object: &crds::ClusterVersion) -> Result<Option<Rollout>, U
         retry: kept.retry,
         reason: kept.reason.clone(),
         failed_backups: kept.failed_backups,
+        backup_failed_at: kept.backup_failed_at.as_ref().and_then(chrono_time),
         accepted: kept.accepted_backup.clone(),
         preflight_id: kept.preflight_id,
         preflight_at: kept.preflight_at.as_ref().and_then(chrono_time),
@@ -102,6 +103,7 @@ pub(super) fn kept(
         backup: (rollout.phase != Phase::Preflight || rollout.failed_backups > 0)
             .then(|| rollout.backup_name()),
         failed_backups: rollout.failed_backups,
+        backup_failed_at: rollout.backup_failed_at.and_then(kube_time),
         accepted_backup: rollout.accepted.clone(),
         ready_nodes: before.map_or(ready_nodes, |b| b.ready_nodes),
         preflight_id: rollout.preflight_id,
@@ -181,6 +183,7 @@ mod tests {
             let v = |minor| KubernetesVersion { minor, patch: 3 };
             let mut rollout = begun(v(minor), v(minor + 1), &["cp1".into(), "cp2".into()], 2, now);
             rollout.failed_backups = failed;
+            rollout.backup_failed_at = (failed > 2).then_some(now);
             rollout.accepted = accepted.then(|| "nightly-20261101-0300".to_owned());
             rollout.phase = Phase::Forward;
             rollout.preflight_at = Some(now);

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{Action, preflight_backoff, steps};
+use super::{Action, retry_backoff, steps};
 use crate::model::{Backup, Check, CheckVerdict, Cluster, Count, InHand, Mode, Phase, Rollout, Wanted};
 use crate::preflight;
 use crate::report::{Held, Report, State, Step, ways_back};
@@ -126,6 +126,10 @@ impl Planner<'_> {
             return self.answer(State::Preflight, next, Some(rollout), vec![]);
         }
         let checks = preflight::checks(self.wanted, rollout.source, rollout.target, self.cluster);
+        if let Some(failed_at) = rollout.backup_failed_at {
+            let (state, next) = self.after_failed_backup(rollout, failed_at);
+            return self.answer(state, next, Some(rollout), checks);
+        }
         let waiting: Vec<&str> = self
             .cluster
             .nodes
@@ -137,10 +141,10 @@ impl Planner<'_> {
             })
             .map(|(name, _)| name.as_ref())
             .collect();
-        let blocker = preflight::blocker(&checks).cloned();
+        let blocker = preflight::stops(&checks);
         let due = rollout
             .preflight_at
-            .is_none_or(|at| self.now - at >= preflight_backoff(rollout.preflight_id));
+            .is_none_or(|at| self.now - at >= retry_backoff(rollout.preflight_id));
         // A node that never answers must not hold the others' verdicts back for ever.
         if !waiting.is_empty() && (!due || blocker.is_none()) {
             let message = format!("waiting for the checks of {}", waiting.join(", "));
@@ -153,12 +157,9 @@ impl Planner<'_> {
         }
         if let Some(blocker) = blocker {
             let next = if due {
-                Next::Do(
-                    Action::AskPreflight,
-                    format!("checking again: {}", sentence(&blocker)),
-                )
+                Next::Do(Action::AskPreflight, format!("checking again: {blocker}"))
             } else {
-                Next::Hold("PreflightBlocked", sentence(&blocker))
+                Next::Hold("PreflightBlocked", blocker)
             };
             return self.answer(State::Blocked, next, Some(rollout), checks);
         }
@@ -187,6 +188,25 @@ impl Planner<'_> {
             "every check passes".to_owned(),
         );
         self.answer(State::Preflight, next, Some(rollout), checks)
+    }
+
+    /// A snapshot has failed: the checks are asked for again before the next, after a while.
+    fn after_failed_backup(&self, rollout: &Rollout, failed_at: DateTime<Utc>) -> (State, Next) {
+        let again_at = failed_at + retry_backoff(i64::from(rollout.failed_backups));
+        if self.now >= again_at {
+            let why = "checking again before the next snapshot".to_owned();
+            return (State::Preflight, Next::Do(Action::AskPreflight, why));
+        }
+        let why = match &self.cluster.backup {
+            Backup::Failed(why) => format!("failed: {why}"),
+            _ => "is gone".to_owned(),
+        };
+        let message = format!(
+            "snapshot {} {why}; tried again at {}",
+            rollout.backup_name(),
+            again_at.format("%H:%M:%SZ")
+        );
+        (State::BackingUp, Next::Hold("BackupFailed", message))
     }
 
     fn snapshot(&self, rollout: &Rollout) -> Next {
@@ -450,16 +470,4 @@ fn superseded() -> Next {
         },
         reason,
     )
-}
-
-fn sentence(check: &Check) -> String {
-    let unseen = if check.verdict == CheckVerdict::Unknown {
-        " (not seen)"
-    } else {
-        ""
-    };
-    match &check.node {
-        Some(node) => format!("{} on {node}{unseen}: {}", check.name, check.message),
-        None => format!("{}{unseen}: {}", check.name, check.message),
-    }
 }

@@ -125,6 +125,48 @@ fn one_member_down_beforehand_means_that_nothing_is_touched() {
     assert!(report.summary.contains("Etcd"), "{}", report.summary);
 }
 
+/// A store that fails every snapshot must not make etcd be read all the time.
+#[test]
+fn a_failed_snapshot_is_waited_out_and_the_checks_are_made_again() {
+    let mut world = World::new(3, &[]);
+    let (mut failed_at, mut asked) = (vec![], vec![]);
+    for _ in 0..900 {
+        world.backup_fails = true;
+        for i in 0..3 {
+            world.happen(&Event::Agent(i));
+        }
+        world.happen(&Event::Operator);
+        let memory = world.memory.as_ref().unwrap();
+        if memory.failed_backups as usize > failed_at.len() {
+            failed_at.push(world.now);
+            asked.push(memory.preflight_id);
+        }
+        let sight = world.sight();
+        let (_, report) = plan(&sight.wanted, sight.memory.as_ref(), &sight.cluster, world.now);
+        if report.state == State::BackingUp && memory.backup_failed_at.is_some() {
+            assert!(
+                report.summary.contains("failed: cut; tried again at"),
+                "{}",
+                report.summary
+            );
+        }
+    }
+    let waits: Vec<i64> = failed_at
+        .windows(2)
+        .map(|w| (w[1] - w[0]).num_seconds())
+        .collect();
+    assert!(waits.len() > 3, "{waits:?}");
+    assert!(
+        waits
+            .iter()
+            .zip([15, 30, 60, 120, 120])
+            .all(|(wait, least)| *wait >= least),
+        "{waits:?}"
+    );
+    assert!(asked.windows(2).all(|w| w[1] > w[0]), "{asked:?}");
+    assert_eq!(world.changes, 0);
+}
+
 #[test]
 fn a_deleted_object_is_let_go_when_nothing_is_in_hand() {
     let mut world = World::new(3, &[]);

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::report::{Report, Written};
 use super::{Desk, Key, Outcome};
+use crate::backoff;
 use crate::store::{Store, StoreError};
 
 /// After a failure: doubled up to the second figure. A store may be away for hours.
@@ -103,7 +104,7 @@ impl Leaving {
             Outcome::Postponed => {
                 if let Some(waits) = self.0.get_mut(key) {
                     let [first, limit] = RETRY;
-                    waits.at = Instant::now() + first.saturating_mul(1 << waits.failures.min(10)).min(limit);
+                    waits.at = Instant::now() + backoff::wait(waits.failures, first, limit);
                     waits.failures += 1;
                 }
             }

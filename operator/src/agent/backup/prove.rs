@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::report::{Report, Written};
 use super::{Desk, Key};
 use crate::agent::proof::{ProofError, Prover, Subject, Told};
+use crate::backoff;
 use crate::store::Store;
 
 /// After a failure that is not the backup's own: doubled up to the second figure. Each costs a download.
@@ -125,7 +126,7 @@ impl Unproven {
             }
             Ended::Failed => {
                 if let Some(waits) = self.waits.get_mut(key) {
-                    waits.at = Instant::now() + first.saturating_mul(1 << waits.failures.min(10)).min(limit);
+                    waits.at = Instant::now() + backoff::wait(waits.failures, first, limit);
                     waits.failures += 1;
                 }
             }

@@ -7,6 +7,7 @@ use http::Uri;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::EtcdError;
+use crate::agent::host::under;
 
 /// Relative to the host's root.
 const MANIFEST: &str = "etc/kubernetes/manifests/etcd.yaml";
@@ -99,7 +100,7 @@ pub(super) fn target(text: &str, root: &Path, address: Option<&str>) -> Result<T
 
 /// kubeadm keeps the client pairs beside the CA, also under another `certificatesDir`.
 fn tls_files(root: &Path, ca: &Path) -> TlsFiles {
-    let host = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
+    let host = |path: &Path| under(root, path);
     let etcd = ca.parent().unwrap_or(Path::new("/etc/kubernetes/pki/etcd"));
     let pki = etcd.parent().unwrap_or(Path::new("/etc/kubernetes/pki"));
     let pair = |directory: &Path, name: &str| {

@@ -1,7 +1,6 @@
 //! The directory that a backup is restored in: on a disk of its own, with room, and gone afterwards.
 
 use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -59,8 +58,8 @@ impl Place {
         if !self.any_disk {
             self.on_another_disk(data)?;
         }
-        let about = rustix::fs::statvfs(&self.directory).map_err(|e| made(e.into()))?;
-        enough(&self.on_host, about.f_bavail.saturating_mul(about.f_frsize), size)
+        let free = host::free_bytes(&self.directory).map_err(made)?;
+        enough(&self.on_host, free, size)
     }
 
     /// Two bind mounts, and two volumes of one file system, have the device of the file system.
@@ -95,14 +94,11 @@ impl Place {
 
     /// Removes it with all that is in it.
     pub(super) fn clear(&self) -> Result<(), ProofError> {
-        match fs::remove_dir_all(&self.directory) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(ProofError::File {
-                path: self.directory.clone(),
-                doing: "removed",
-                source,
-            }),
-            _ => Ok(()),
-        }
+        host::remove_tree(&self.directory).map_err(|source| ProofError::File {
+            path: self.directory.clone(),
+            doing: "removed",
+            source,
+        })
     }
 }
 

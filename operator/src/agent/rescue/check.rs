@@ -1,7 +1,5 @@
 //! Whether etcd takes a snapshot: restored into a directory of its own by `etcdutl` of this node's etcd image.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::chore::{self, Chore, Mount};
 use super::super::cri::Cri;
-use super::super::host::Host;
+use super::super::host::{self, Host};
 use super::book::Book;
 use super::start;
 use super::survey;
@@ -35,12 +33,8 @@ pub(crate) struct Verified {
 
 /// Whether twice the snapshot's size is free where it is unpacked.
 pub(crate) fn room(scratch: &Path, size: u64) -> Result<(), String> {
-    let there = scratch
-        .ancestors()
-        .find(|path| path.is_dir())
-        .unwrap_or(Path::new("/"));
-    let about = rustix::fs::statvfs(there).map_err(|e| format!("{}: {e}", there.display()))?;
-    let free = about.f_bavail.saturating_mul(about.f_frsize);
+    let there = host::existing(scratch);
+    let free = host::free_bytes(there).map_err(|e| format!("{}: {e}", there.display()))?;
     let needed = size.saturating_mul(2);
     if free >= needed {
         return Ok(());
@@ -93,7 +87,7 @@ pub(crate) async fn verify(
     let inside = format!("{INSIDE}/{}", name.to_string_lossy());
     let work = async {
         chore::clear(host).map_err(|e| e.to_string())?;
-        clear(&restored).map_err(|e| format!("{}: {e}", restored.display()))?;
+        host::remove_tree(&restored).map_err(|e| format!("{}: {e}", restored.display()))?;
         tell(&format!(
             "etcdutl of {image} restores it into a directory of its own"
         ));
@@ -118,7 +112,8 @@ pub(crate) async fn verify(
         status(&said)
     };
     let verified = work.await;
-    let cleared = clear(&restored).map_err(|e| format!("{} cannot be removed: {e}", restored.display()));
+    let cleared =
+        host::remove_tree(&restored).map_err(|e| format!("{} cannot be removed: {e}", restored.display()));
     if !was_marked {
         book.unmark().map_err(|e| e.to_string())?;
     }
@@ -135,13 +130,6 @@ fn status(said: &str) -> Result<Verified, String> {
         Some(verified) if verified.keys > 0 => Ok(verified),
         Some(_) => Err("it has no keys: it is of an etcd in which nothing was".to_owned()),
         None => Err(format!("etcdutl did not tell what it is: {}", said.trim())),
-    }
-}
-
-fn clear(directory: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
     }
 }
 

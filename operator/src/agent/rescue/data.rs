@@ -69,15 +69,8 @@ fn walk(directory: &Path, see: &mut impl FnMut(&Path, &fs::Metadata)) -> io::Res
 /// Whether a copy fits.
 pub(crate) fn room(data: &Path, at: &Path) -> Result<(), DataError> {
     let needed = size(data)?.saturating_add(MARGIN);
-    // The first directory above that is there already.
-    let there = at
-        .ancestors()
-        .find(|path| path.is_dir())
-        .unwrap_or(Path::new("/"));
-    let about = rustix::fs::statvfs(there)
-        .map_err(io::Error::from)
-        .map_err(failed("cannot measure the space at", there))?;
-    let free = about.f_bavail.saturating_mul(about.f_frsize);
+    let there = host::existing(at);
+    let free = host::free_bytes(there).map_err(failed("cannot measure the space at", there))?;
     if needed <= free {
         return Ok(());
     }
@@ -93,7 +86,7 @@ pub(crate) fn room(data: &Path, at: &Path) -> Result<(), DataError> {
 pub(crate) fn copy(from: &Path, into: &Path) -> Result<(), DataError> {
     let partial = into.join(".member.lockkeeper");
     make(into).map_err(failed("cannot make", into))?;
-    remove(&partial).map_err(failed("cannot remove", &partial))?;
+    host::remove_tree(&partial).map_err(failed("cannot remove", &partial))?;
     copy_all(&from.join(MEMBER), &partial).map_err(failed("cannot copy to", into))?;
     let (mut original, mut copied) = (0, 0);
     walk(&from.join(MEMBER), &mut |_, about| original += about.len())
@@ -109,7 +102,7 @@ pub(crate) fn copy(from: &Path, into: &Path) -> Result<(), DataError> {
 /// Throws a copy away.
 pub(crate) fn discard(aside: &Path) -> Result<(), DataError> {
     let copy = aside.join(MEMBER);
-    remove(&copy).map_err(failed("cannot remove", &copy))
+    host::remove_tree(&copy).map_err(failed("cannot remove", &copy))
 }
 
 /// Replaces the member's data in a directory by a copy of those that lie aside.
@@ -120,7 +113,7 @@ pub(crate) fn put_back(aside: &Path, data: &Path) -> Result<(), DataError> {
     let changed = data.join(MEMBER);
     host::step().map_err(failed("cannot remove", &changed))?;
     // What is removed came from this very copy.
-    remove(&changed).map_err(failed("cannot remove", &changed))?;
+    host::remove_tree(&changed).map_err(failed("cannot remove", &changed))?;
     copy(aside, data)
 }
 
@@ -138,7 +131,7 @@ pub(crate) fn move_back(aside: &Path, data: &Path) -> Result<(), DataError> {
     }
     let newer = data.join(MEMBER);
     host::step().map_err(failed("cannot remove", &newer))?;
-    remove(&newer).map_err(failed("cannot remove", &newer))?;
+    host::remove_tree(&newer).map_err(failed("cannot remove", &newer))?;
     shift(aside, data)
 }
 
@@ -165,19 +158,8 @@ fn make(directory: &Path) -> io::Result<()> {
         .create(directory)
 }
 
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
 fn rename(from: &Path, to: &Path) -> Result<(), DataError> {
-    let sync = |path: &Path| path.parent().map_or(Ok(()), |p| File::open(p)?.sync_all());
-    fs::rename(from, to)
-        .and_then(|()| sync(to))
-        .and_then(|()| sync(from))
-        .map_err(failed("cannot rename to", to))
+    host::rename(from, to).map_err(failed("cannot rename to", to))
 }
 
 fn copy_all(from: &Path, to: &Path) -> io::Result<()> {

@@ -13,7 +13,7 @@ use lockkeeper_crds::{Component, Tristate};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::super::cri::{CONTAINER_NAME, Container, Cri, EXITED, POD_NAME, POD_UID, RUNNING};
+use super::super::cri::{Container, Cri, EXITED, POD_UID, RUNNING};
 use super::super::etcd::EtcdMember;
 use super::super::etcd::members::Listed;
 use super::super::host::{Host, read_limited};
@@ -104,7 +104,7 @@ impl Node {
 impl Ground for Node {
     async fn containers(&self, part: Part) -> Outside<Containers> {
         let all = self.cri.containers().await.map_err(|e| e.to_string())?;
-        let ours: Vec<&Container> = all.iter().filter(|c| is_of(c, part)).collect();
+        let ours: Vec<&Container> = all.iter().filter(|c| c.is_of_static_pod(part.name())).collect();
         let newest = ours.iter().max_by_key(|c| c.created_at);
         let running = ours
             .iter()
@@ -227,14 +227,6 @@ pub(crate) async fn knock(url: &str) -> Outside<()> {
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("no answer within {} s", KNOCK.as_secs())),
     }
-}
-
-fn is_of(container: &Container, part: Part) -> bool {
-    container.label(CONTAINER_NAME) == part.name()
-        && container
-            .label(POD_NAME)
-            .strip_prefix(part.name())
-            .is_some_and(|rest| rest.starts_with('-'))
 }
 
 fn is_forcing(word: &str) -> bool {

@@ -323,7 +323,7 @@ fn recovery(host: &Host, asked: &Begin, seen: &Survey, manifest: &EtcdManifest) 
     let state = host.state().join("rescue").join(&entry.id).join("etcd");
     entry.aside = match &asked.copy_to {
         Some(place) => place.join(format!("etcd-{}", entry.id)),
-        None => std::path::Path::new("/").join(state.strip_prefix(host.root()).unwrap_or(&state)),
+        None => host.on_host(&state),
     };
     data::room(&data, &host.reach(&entry.aside))?;
     Ok(entry)
@@ -360,9 +360,7 @@ async fn rejoining(
     manifest: &EtcdManifest,
 ) -> Result<Entry, StartError> {
     let mut entry = blank(asked, seen, manifest);
-    entry.aside = data::aside_of(&host.reach(&entry.data), &entry.id);
-    entry.aside =
-        std::path::Path::new("/").join(entry.aside.strip_prefix(host.root()).unwrap_or(&entry.aside));
+    entry.aside = host.on_host(&data::aside_of(&host.reach(&entry.data), &entry.id));
     if asked.until == Step::Fenced {
         return Ok(entry);
     }

@@ -9,7 +9,7 @@ use lockkeeper_policies::NodeName;
 use lockkeeper_policies::restore::{Part, PartSeen, Side};
 
 use super::journal::Entry;
-use crate::agent::cri::{CONTAINER_NAME, Container, Cri, EXITED, POD_NAME, RUNNING};
+use crate::agent::cri::{Container, Cri, EXITED, RUNNING};
 use crate::agent::directory;
 use crate::agent::host::{Host, read_limited};
 use crate::agent::probe::{Target, Trust};
@@ -69,7 +69,7 @@ impl Eyes {
             let there: Option<Vec<&Container>> = containers
                 .as_ref()
                 .ok()
-                .map(|all| all.iter().filter(|c| is_of(c, part)).collect());
+                .map(|all| all.iter().filter(|c| c.is_of_static_pod(part.name())).collect());
             let ready = on && part == Part::KubeApiserver && self.api_server(true).await.0;
             let running = match &there {
                 None => None,
@@ -201,15 +201,6 @@ impl Eyes {
 pub(super) fn peer_address(urls: &str) -> Option<SocketAddr> {
     let first = urls.split(',').next()?;
     first.strip_prefix("https://")?.trim_end_matches('/').parse().ok()
-}
-
-/// A static pod goes by its name and the node's.
-fn is_of(container: &Container, part: Part) -> bool {
-    container.label(CONTAINER_NAME) == part.name()
-        && container
-            .label(POD_NAME)
-            .strip_prefix(part.name())
-            .is_some_and(|rest| rest.starts_with('-'))
 }
 
 #[cfg(test)]

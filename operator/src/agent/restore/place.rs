@@ -7,7 +7,7 @@
 //! <data directory>/.lockkeeper/<id>/before/member     the data of before, while the new is in use and after
 //! ```
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -174,10 +174,10 @@ impl Folders {
             // Nothing is moved before what is to come is there.
             fs::metadata(self.restored())?;
             host::create_directory(&self.own.join("before"))?;
-            rename(&self.live_member(), &self.before())?;
+            host::rename(&self.live_member(), &self.before())?;
         }
         if self.live() == Live::Neither {
-            rename(&self.restored(), &self.live_member())?;
+            host::rename(&self.restored(), &self.live_member())?;
         }
         Ok(())
     }
@@ -186,20 +186,20 @@ impl Folders {
     pub(crate) fn swap_out(&self) -> io::Result<()> {
         if self.live() == Live::New {
             host::create_directory(&self.own.join("restored"))?;
-            rename(&self.live_member(), &self.restored())?;
+            host::rename(&self.live_member(), &self.restored())?;
         }
         if self.live() == Live::Neither {
-            rename(&self.before(), &self.live_member())?;
+            host::rename(&self.before(), &self.live_member())?;
         }
         Ok(())
     }
 
     /// Removes what a restore that has ended needs no more: all but the data of before, where that is aside.
     pub(crate) fn clear(&self) -> io::Result<()> {
-        gone(fs::remove_file(self.snapshot()))?;
-        gone(fs::remove_dir_all(self.own.join("restored")))?;
+        host::remove(&self.snapshot())?;
+        host::remove_tree(&self.own.join("restored"))?;
         if !self.before().exists() {
-            gone(fs::remove_dir_all(&self.own))?;
+            host::remove_tree(&self.own)?;
         }
         Ok(())
     }
@@ -220,7 +220,7 @@ impl Folders {
         for entry in entries {
             let path = entry?.path();
             if path != self.own {
-                gone(fs::remove_dir_all(path))?;
+                host::remove_tree(&path)?;
             }
         }
         Ok(())
@@ -228,27 +228,8 @@ impl Folders {
 
     /// Bytes that are free where the data lies.
     pub(crate) fn free_bytes(&self) -> io::Result<u64> {
-        let about = rustix::fs::statvfs(&self.data)?;
-        Ok(about.f_bavail.saturating_mul(about.f_frsize))
+        host::free_bytes(&self.data)
     }
-}
-
-fn gone(done: io::Result<()>) -> io::Result<()> {
-    match done {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
-/// A rename that a power cut leaves done or undone.
-fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    host::step()?;
-    fs::rename(from, to)?;
-    host::step()?;
-    for directory in [to.parent(), from.parent()].into_iter().flatten() {
-        File::open(directory)?.sync_all()?;
-    }
-    host::step()
 }
 
 #[cfg(test)]

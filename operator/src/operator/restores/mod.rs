@@ -38,6 +38,7 @@ use super::leader::Leadership;
 use super::sight::CONTROL_PLANE;
 use super::tell::outcome_of;
 use super::wanted::kube_time;
+use crate::backoff;
 use crate::telemetry::metrics::Kind;
 use crate::telemetry::{Metrics, Publisher, Pulse, Reason};
 use plan::{Deed, Plan};
@@ -116,7 +117,7 @@ impl Keeper {
                 }
                 Err(error) => {
                     let [first, limit] = RETRY;
-                    let wait = first.saturating_mul(1 << failures.min(10)).min(limit);
+                    let wait = backoff::wait(failures, first, limit);
                     failures += 1;
                     if error.is_conflict() {
                         tracing::debug!(%error, "looking again");

@@ -42,6 +42,7 @@ use super::conductor::PassError;
 use super::freshness::Freshness;
 use super::leader::Leadership;
 use super::wanted::kube_time;
+use crate::backoff;
 use leaving::Leave;
 use plan::{Around, Backups, Plan, plan};
 
@@ -121,7 +122,7 @@ impl Keeper {
                 }
                 Err(error) => {
                     let [first, limit] = RETRY;
-                    let wait = first.saturating_mul(1 << failures.min(10)).min(limit);
+                    let wait = backoff::wait(failures, first, limit);
                     failures += 1;
                     if error.is_conflict() {
                         tracing::debug!(%error, "looking again");

@@ -122,6 +122,8 @@ pub(super) struct World {
     pub(super) memory_version: u64,
     pub(super) rollouts: u32,
     pub(super) backups: BTreeMap<String, Backup>,
+    /// The next backup that is taken fails.
+    pub(super) backup_fails: bool,
     /// Those that were seen proven at some moment, the deleted ones too.
     pub(super) proven: BTreeSet<String>,
     pub(super) wanted: Wanted,
@@ -166,6 +168,7 @@ impl World {
             memory_version: 0,
             rollouts: 0,
             backups: BTreeMap::new(),
+            backup_fails: false,
             proven: BTreeSet::new(),
             wanted: wanted(),
             now: DateTime::from_timestamp(1_700_000_000, 0).unwrap(),
@@ -487,24 +490,25 @@ impl World {
             Event::Nightly(true) => drop(self.backups.insert(NIGHTLY.to_owned(), Backup::Stored)),
             Event::Nightly(false) => drop(self.backups.remove(NIGHTLY)),
             Event::Accept(accept) => self.wanted.backup_accepted = *accept,
-            Event::BackupFails => self.end_backups(&Backup::Failed("cut".into())),
+            Event::BackupFails => self.backup_fails = true,
             Event::LongPause => self.now += TimeDelta::seconds(1000),
         }
-        if !matches!(event, Event::BackupFails) {
-            self.end_backups(&Backup::Stored);
-        }
+        self.end_backups();
         let stored = self.backups.iter().filter(|(_, b)| **b == Backup::Stored);
         self.proven.extend(stored.map(|(name, _)| name.clone()));
         self.check();
     }
 
-    pub(super) fn end_backups(&mut self, how: &Backup) {
-        for backup in self
-            .backups
-            .values_mut()
-            .filter(|b| matches!(b, Backup::Running(_)))
-        {
-            *backup = how.clone();
+    fn end_backups(&mut self) {
+        for backup in self.backups.values_mut() {
+            if !matches!(backup, Backup::Running(_)) {
+                continue;
+            }
+            *backup = if std::mem::take(&mut self.backup_fails) {
+                Backup::Failed("cut".into())
+            } else {
+                Backup::Stored
+            };
         }
     }
 
