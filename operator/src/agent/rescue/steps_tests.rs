@@ -26,6 +26,8 @@ fn entry(kind: Kind, step: Step) -> Entry {
         aside: PathBuf::from("/aside"),
         peers: Vec::new(),
         via: Some("https://10.0.0.2:2379".into()),
+        restored: None,
+        backup: None,
         learner: Some(7),
         touched: false,
     }
@@ -66,6 +68,8 @@ fn seen() -> Seen {
         data: true,
         aside: true,
         alive: Vec::new(),
+        restored: false,
+        cleansed: Ok(false),
         kubelet: None,
     }
 }
