@@ -25,7 +25,7 @@ mod look;
 mod place;
 mod prepare;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -39,7 +39,7 @@ use lockkeeper_policies::NodeName;
 use lockkeeper_policies::restore::{Act, Live, Part, Preparation, Seen, Stage, Word, decide};
 
 pub(crate) use fetch::{by_api, by_hand, describe};
-pub(crate) use journal::{Entry, JournalStore};
+pub(crate) use journal::{Entry, Journal, JournalStore};
 pub(crate) use keys::count_loss;
 pub(crate) use place::{Folders, Place};
 pub(crate) use prepare::{Fetch, Workshop, beside, suits};
@@ -49,7 +49,7 @@ use super::etcd::{EtcdMember, Reading};
 use super::guard::Guard;
 use super::host::Host;
 use super::time::to_api;
-use journal::{Journal, JournalError};
+use journal::JournalError;
 use look::Eyes;
 use prepare::Round;
 
