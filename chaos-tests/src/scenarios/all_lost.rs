@@ -4,33 +4,38 @@
 //! the API tells is what it told at the backup, Secrets are read (they are encrypted at rest), a ServiceAccount token
 //! of before is still valid, and three members vote.
 //!
-//! The seed chooses the machine that begins and when the restore is killed on its way.
+//! Or the machines are there, and all three etcd data directories are destroyed: then `lockkeeper rescue` alone does it,
+//! beside agents that live on.
+//!
+//! The seed chooses which, the machine that begins, and when the restore is killed on its way.
 //!
 //! Not yet seen failing on purpose.
 
-use std::path::Path;
+mod evidence;
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures::FutureExt;
-use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::core::v1::{Node as KubeNode, Secret};
-use kube::api::{Api, PostParams};
+use kube::api::Api;
 use lockkeeper::store::Identities;
 use lockkeeper_crds::Strategy;
-use serde_json::{Value, json};
+use serde_json::json;
+
+use evidence::{
+    ENCRYPTION, encrypt_at_rest, encrypted, keep_a_secret, kept_config, manifest, secret_file, token, valid,
+};
 
 use super::rescuing::{
-    CLUSTER, bring_the_program, content, killed_on_the_way, refused, rescue, three_voting_members,
-    wait_for_containerd,
+    CLUSTER, bring_the_program, content, destroy, killed_on_the_way, no_api, refused, rejoin, rescue,
+    three_voting_members, wait_for_containerd,
 };
 use super::restoring::{Notes, Stage};
 use super::{Scenario, Suite};
-use crate::cache::hex;
 use crate::fabric::{BUCKET, S3Keys, s3_endpoint};
 use crate::kubeadm;
 use crate::lockkeeper::{Backups, Keeper, runs};
-use crate::node::Node;
 use crate::progress::spoken;
 use crate::recipes::START;
 use crate::scene::{Look, Scene};
@@ -52,8 +57,6 @@ const STORE: &str = "all-lost";
 const BACKUP: &str = "the-last-one";
 /// Where a person puts what was kept elsewhere, on the nodes.
 const KEPT: &str = "/var/lib/lockkeeper-rescue";
-/// What kubeadm's configuration says of the API server.
-const ENCRYPTION: &str = "/etc/kubernetes/enc/config.yaml";
 /// What `kubeadm init` leaves to later, so that no API server runs on an etcd without data: kubelets that hear of an
 /// empty cluster end their pods.
 const LATER: &str = "--skip-phases=control-plane,wait-control-plane,upload-config,upload-certs,mark-control-plane,bootstrap-token,kubelet-finalize,addon,show-join-command";
@@ -79,26 +82,37 @@ async fn play(scene: &Scene) -> Result<String> {
     stage.write_after(&then).await?;
 
     let mut names: Vec<String> = scene.lab.nodes().iter().map(|n| n.name().to_owned()).collect();
+    let machines = scene.below(3) > 0;
     let first = names.remove(usize::try_from(scene.below(names.len() as u64))?);
-    scene.say(format_args!(
-        "all machines are lost; {first} is the first of the new ones"
-    ));
     let began = Instant::now();
-    lose_everything(scene, &key).await?;
-    begin_anew(scene, &first)?;
+    if machines {
+        scene.say(format_args!(
+            "all machines are lost; {first} is the first of the new ones"
+        ));
+        lose_everything(scene, &key).await?;
+        begin_anew(scene, &first)?;
+    } else {
+        scene.say(format_args!(
+            "all members' data are lost; {first} is the first to have some again"
+        ));
+        lose_the_data(scene, &key, &first, &names).await?;
+    }
     restore(scene, &first)?;
     let etcd_back = began.elapsed();
-    let config = kept_config(&scene.lab.node(&first)?)?;
-    kubeadm::by_words(
-        &scene.lab.node(&first)?,
-        &["init", "phase", "control-plane", "all"],
-        &config,
-    )?;
+    if machines {
+        let node = scene.lab.node(&first)?;
+        let words = ["init", "phase", "control-plane", "all"];
+        kubeadm::by_words(&node, &words, &kept_config(&node)?)?;
+    }
     serves(scene, &first).await?;
     let api_back = began.elapsed();
     as_at_the_backup(scene, &stage, &then, &secret, &token).await?;
     for node in &names {
-        join(scene, &first, node).await?;
+        if machines {
+            join(scene, &first, node).await?;
+        } else {
+            rejoin(scene, node, &first)?;
+        }
     }
     let took = began.elapsed();
 
@@ -117,7 +131,8 @@ async fn play(scene: &Scene) -> Result<String> {
     runs(scene, START).await?;
     content(scene, &keeper).await?;
     Ok(format!(
-        "{first} first: etcd again after {}, an API after {}, three voting members after {}; {} notes as at the backup",
+        "{} lost, {first} first: etcd again after {}, an API after {}, three voting members after {}; {} notes as at the backup",
+        if machines { "machines" } else { "data" },
         spoken(etcd_back),
         spoken(api_back),
         spoken(took),
@@ -125,144 +140,8 @@ async fn play(scene: &Scene) -> Result<String> {
     ))
 }
 
-/// What kubeadm's configuration says of the API server, as its user set it up.
-fn api_server() -> Value {
-    json!({
-        "extraArgs": [{"name": "encryption-provider-config", "value": ENCRYPTION}],
-        "extraVolumes": [{
-            "name": "enc", "hostPath": "/etc/kubernetes/enc", "mountPath": "/etc/kubernetes/enc",
-            "readOnly": true, "pathType": "DirectoryOrCreate",
-        }],
-    })
-}
-
-fn kept_config(node: &Node) -> Result<String> {
-    kubeadm::kept_config(node, START, &api_server())
-}
-
-fn manifest(node: &Node) -> Result<String> {
-    let path = node.kubernetes_folder().join("manifests/kube-apiserver.yaml");
-    std::fs::read_to_string(&path).with_context(|| path.display().to_string())
-}
-
-/// Turns encryption of Secrets on, node by node, as a person does with kubeadm.
-async fn encrypt_at_rest(scene: &Scene) -> Result<()> {
-    use base64::Engine as _;
-    let key = base64::engine::general_purpose::STANDARD.encode(rand::random::<[u8; 32]>());
-    let config = json!({
-        "apiVersion": "apiserver.config.k8s.io/v1", "kind": "EncryptionConfiguration",
-        "resources": [{"resources": ["secrets"], "providers": [
-            {"secretbox": {"keys": [{"name": "one", "secret": key}]}}, {"identity": {}},
-        ]}],
-    });
-    for node in scene.lab.nodes() {
-        let folder = node.kubernetes_folder().join("enc");
-        std::fs::create_dir_all(&folder)?;
-        secret_file(&folder.join("config.yaml"), &config.to_string())?;
-        let words = ["init", "phase", "control-plane", "apiserver"];
-        kubeadm::by_words(&node, &words, &kept_config(&node)?)?;
-        let flag = format!("--encryption-provider-config={ENCRYPTION}");
-        scene
-            .wait_for(&format!("{} to encrypt", node.name()), MINUTE * 3, || async {
-                let running = node.processes("kube-apiserver")?;
-                Ok(if running.iter().any(|p| p.arguments().contains(&flag)) {
-                    Look::Done(())
-                } else {
-                    Look::NotYet("not yet".into())
-                })
-            })
-            .await?;
-        scene.wait_until_whole(MINUTE * 3).await?;
-    }
-    let one = scene.lab.nodes().into_iter().next().context("no node")?;
-    kubeadm::by_words(
-        &one,
-        &["init", "phase", "upload-config", "kubeadm"],
-        &kept_config(&one)?,
-    )?;
-    Ok(())
-}
-
-fn secret_file(path: &Path, text: &str) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::write(path, text)?;
-    Ok(std::fs::set_permissions(
-        path,
-        std::fs::Permissions::from_mode(0o600),
-    )?)
-}
-
-/// A Secret, and what it says.
-async fn keep_a_secret(scene: &Scene) -> Result<String> {
-    let says = hex(&rand::random::<[u8; 16]>());
-    let secrets: Api<Secret> = Api::namespaced(scene.client().await?, "default");
-    let secret: Secret = serde_json::from_value(json!({
-        "metadata": {"name": "kept"}, "stringData": {"says": says},
-    }))?;
-    secrets.create(&PostParams::default(), &secret).await?;
-    let first = scene.lab.nodes().into_iter().next().context("no node")?;
-    encrypted(scene, first.name())?;
-    Ok(says)
-}
-
-/// What etcd holds of the Secret can be read by nobody without the key.
-fn encrypted(scene: &Scene, node: &str) -> Result<()> {
-    let pki = "/etc/kubernetes/pki/etcd";
-    let argv = [
-        "etcdctl",
-        &format!("--cacert={pki}/ca.crt"),
-        &format!("--cert={pki}/healthcheck-client.crt"),
-        &format!("--key={pki}/healthcheck-client.key"),
-        "get",
-        "--print-value-only",
-        "/registry/secrets/default/kept",
-    ];
-    let stored = scene.lab.node(node)?.run(&argv)?.check()?;
-    ensure!(
-        stored.starts_with("k8s:enc:secretbox:v1:one:"),
-        "the Secret is not encrypted in etcd"
-    );
-    Ok(())
-}
-
-/// A ServiceAccount's token, as somebody outside may hold it.
-fn token(scene: &Scene) -> Result<String> {
-    let output = scene
-        .lab
-        .kubectl(&["create", "token", "default", "--duration=8h"])?;
-    ensure!(output.success(), "no token: {}", output.stderr);
-    Ok(output.stdout.trim().to_owned())
-}
-
-/// Whether the API takes the token for whose it is.
-async fn valid(scene: &Scene, token: &str) -> Result<()> {
-    let mut config: serde_yaml::Value =
-        serde_yaml::from_str(&std::fs::read_to_string(scene.lab.kubeconfig(None))?)?;
-    let user = config
-        .get_mut("users")
-        .and_then(|users| users.get_mut(0))
-        .and_then(|user| user.get_mut("user"))
-        .context("the kubeconfig has no user")?;
-    *user = serde_yaml::to_value(json!({"token": token}))?;
-    let path = scene.file("token.conf");
-    std::fs::create_dir_all(path.parent().context("no folder")?)?;
-    secret_file(&path, &serde_yaml::to_string(&config)?)?;
-    let reviews: Api<SelfSubjectReview> = Api::all(scene.client_by(&path).await?);
-    let told = reviews
-        .create(&PostParams::default(), &SelfSubjectReview::default())
-        .await
-        .context("the ServiceAccount token of before is not taken")?;
-    let name = told.status.and_then(|s| s.user_info).and_then(|u| u.username);
-    ensure!(
-        name.as_deref() == Some("system:serviceaccount:default:default"),
-        "the token is taken for {name:?}"
-    );
-    Ok(())
-}
-
 /// Three new machines, with what a person kept elsewhere.
 async fn lose_everything(scene: &Scene, key: &str) -> Result<()> {
-    let keys = S3Keys::of(scene.lab.home())?;
     let names: Vec<String> = scene.lab.nodes().iter().map(|n| n.name().to_owned()).collect();
     for node in &names {
         scene.lab.power_cut(node)?;
@@ -271,7 +150,6 @@ async fn lose_everything(scene: &Scene, key: &str) -> Result<()> {
         scene.lab.renew(node, &scene.progress)?;
         wait_for_containerd(scene, node).await?;
     }
-    bring_the_program(scene)?;
     for node in scene.lab.nodes() {
         ensure!(
             std::fs::read_dir(node.kubernetes_folder())?.next().is_none()
@@ -279,15 +157,38 @@ async fn lose_everything(scene: &Scene, key: &str) -> Result<()> {
             "{} is no new machine",
             node.name()
         );
+    }
+    bring_what_was_kept(scene, key)?;
+    // Its registry has the image still.
+    let binary = scene.install.binary.as_ref().context("no `lockkeeper`")?;
+    scene.lab.import_lockkeeper(binary)
+}
+
+/// All three data directories hold garbage; the other nodes are fenced.
+async fn lose_the_data(scene: &Scene, key: &str, first: &str, others: &[String]) -> Result<()> {
+    bring_what_was_kept(scene, key)?;
+    let mut all = others.to_vec();
+    all.push(first.to_owned());
+    destroy(scene, &all, false)?;
+    no_api(scene, first).await?;
+    for node in others {
+        rescue(scene, node, &["fence", "--confirm", CLUSTER])?;
+    }
+    Ok(())
+}
+
+/// The binary, the key and the credentials, on every node.
+fn bring_what_was_kept(scene: &Scene, key: &str) -> Result<()> {
+    bring_the_program(scene)?;
+    let keys = S3Keys::of(scene.lab.home())?;
+    for node in scene.lab.nodes() {
         let kept = node.var_lib("lockkeeper-rescue");
         secret_file(&kept.join("key.txt"), &format!("{key}\n"))?;
         let (id, secret) = (&keys.access, &keys.secret);
         let text = format!("AWS_ACCESS_KEY_ID={id}\nAWS_SECRET_ACCESS_KEY={secret}\n");
         secret_file(&kept.join("s3.env"), &text)?;
     }
-    // Its registry has the image still.
-    let binary = scene.install.binary.as_ref().context("no `lockkeeper`")?;
-    scene.lab.import_lockkeeper(binary)
+    Ok(())
 }
 
 /// `lockkeeper rescue WORDS` with the store's flags, and its key.

@@ -18,12 +18,11 @@ use lockkeeper_crds::Strategy;
 use serde_json::Value;
 
 use super::rescuing::{
-    CLUSTER, address, bring_the_program, content, killed_on_the_way, refused, rescue, three_voting_members,
-    wait_for_containerd,
+    CLUSTER, address, bring_the_program, content, destroy, killed_on_the_way, no_api, refused, rejoin,
+    rescue, three_voting_members, wait_for_containerd,
 };
 use super::{Scenario, Suite};
 use crate::lockkeeper::{Keeper, Manifests, manifests, runs};
-use crate::node::Node;
 use crate::progress::spoken;
 use crate::recipes::START;
 use crate::scene::{Look, Scene};
@@ -167,67 +166,6 @@ async fn write_and_rest(scene: &Scene) -> Result<Written> {
     })
 }
 
-/// Loses the data of these nodes' members, all at one moment.
-fn destroy(scene: &Scene, lost: &[String], off: bool) -> Result<()> {
-    for node in lost {
-        if off {
-            scene.lab.power_cut(node)?;
-        } else {
-            // Not started again before its data are gone: the manifest is put back below.
-            let manifest = scene
-                .lab
-                .node(node)?
-                .kubernetes_folder()
-                .join("manifests/etcd.yaml");
-            std::fs::rename(&manifest, aside(&scene.lab.node(node)?))?;
-            scene.lab.kill(node, "etcd")?;
-        }
-    }
-    for node in lost {
-        let node = scene.lab.node(node)?;
-        if !off {
-            let began = Instant::now();
-            while !node.processes("etcd")?.is_empty() {
-                ensure!(began.elapsed() < MINUTE, "etcd of {} does not end", node.name());
-                std::thread::sleep(Duration::from_millis(200));
-            }
-        }
-        std::fs::remove_dir_all(node.var_lib("etcd/member"))
-            .with_context(|| format!("cannot destroy the data of {}", node.name()))?;
-    }
-    if !off {
-        for node in lost {
-            let node = scene.lab.node(node)?;
-            // Garbage where the data were, as a broken disk leaves it: etcd does not start on it. (On an empty
-            // directory the member that joined last starts under its old id and makes a quorum with the survivor.)
-            std::fs::create_dir_all(node.var_lib("etcd/member/wal"))?;
-            std::fs::write(
-                node.var_lib("etcd/member/wal/0000000000000000-0000000000000000.wal"),
-                [0x5a; 512],
-            )?;
-            std::fs::rename(aside(&node), node.kubernetes_folder().join("manifests/etcd.yaml"))?;
-        }
-    }
-    Ok(())
-}
-
-fn aside(node: &Node) -> std::path::PathBuf {
-    node.kubernetes_folder().join("etcd.yaml.aside")
-}
-
-async fn no_api(scene: &Scene, survivor: &str) -> Result<()> {
-    let client = scene.client_at(survivor).await?;
-    scene
-        .wait_for("the API to be dead", MINUTE, || async {
-            let request = http::Request::get("/readyz").body(Vec::new())?;
-            Ok(match client.request_text(request).await {
-                Ok(answer) if answer == "ok" => Look::NotYet("it is ready".into()),
-                _ => Look::Done(()),
-            })
-        })
-        .await
-}
-
 fn refuses_what_it_must(scene: &Scene, survivor: &str, lost: &[String], off: bool) -> Result<()> {
     let seen: Value = serde_json::from_str(&rescue(scene, survivor, &["journal", "-o", "json"])?)?;
     ensure!(
@@ -280,16 +218,6 @@ fn recover(scene: &Scene, survivor: &str) -> Result<()> {
         &["recover-quorum", "--confirm", CLUSTER],
         "has its quorum",
     )
-}
-
-fn rejoin(scene: &Scene, node: &str, survivor: &str) -> Result<()> {
-    let via = address(scene, survivor)?;
-    let words = ["rejoin", "--confirm", CLUSTER, "--via", &via];
-    if scene.below(2) == 1 {
-        killed_on_the_way(scene, node, &words)?;
-    }
-    rescue(scene, node, &words)?;
-    refused(scene, node, &words, "there is nothing to rejoin")
 }
 
 /// The survivor's etcd was started, and its log can be read.

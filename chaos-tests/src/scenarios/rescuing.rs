@@ -1,12 +1,13 @@
 //! `lockkeeper rescue` as the scenarios of lost control planes use it: brought to the nodes, run in their shells,
 //! killed there; and what must hold when all is well again.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::lockkeeper::Keeper;
+use crate::node::Node;
 use crate::process::Output;
 use crate::scene::{Look, Scene};
 
@@ -151,4 +152,76 @@ pub(super) async fn content(scene: &Scene, keeper: &Keeper<'_>) -> Result<()> {
             Ok(Look::Done(()))
         })
         .await
+}
+
+/// Loses the data of these nodes' members, all at one moment.
+pub(super) fn destroy(scene: &Scene, lost: &[String], off: bool) -> Result<()> {
+    for node in lost {
+        if off {
+            scene.lab.power_cut(node)?;
+        } else {
+            // Not started again before its data are gone: the manifest is put back below.
+            let manifest = scene
+                .lab
+                .node(node)?
+                .kubernetes_folder()
+                .join("manifests/etcd.yaml");
+            std::fs::rename(&manifest, aside(&scene.lab.node(node)?))?;
+            scene.lab.kill(node, "etcd")?;
+        }
+    }
+    for node in lost {
+        let node = scene.lab.node(node)?;
+        if !off {
+            let began = Instant::now();
+            while !node.processes("etcd")?.is_empty() {
+                ensure!(began.elapsed() < MINUTE, "etcd of {} does not end", node.name());
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        }
+        std::fs::remove_dir_all(node.var_lib("etcd/member"))
+            .with_context(|| format!("cannot destroy the data of {}", node.name()))?;
+    }
+    if !off {
+        for node in lost {
+            let node = scene.lab.node(node)?;
+            // Garbage where the data were, as a broken disk leaves it: etcd does not start on it. (On an empty
+            // directory the member that joined last starts under its old id and makes a quorum with the survivor.)
+            std::fs::create_dir_all(node.var_lib("etcd/member/wal"))?;
+            std::fs::write(
+                node.var_lib("etcd/member/wal/0000000000000000-0000000000000000.wal"),
+                [0x5a; 512],
+            )?;
+            std::fs::rename(aside(&node), node.kubernetes_folder().join("manifests/etcd.yaml"))?;
+        }
+    }
+    Ok(())
+}
+
+fn aside(node: &Node) -> std::path::PathBuf {
+    node.kubernetes_folder().join("etcd.yaml.aside")
+}
+
+pub(super) async fn no_api(scene: &Scene, survivor: &str) -> Result<()> {
+    let client = scene.client_at(survivor).await?;
+    scene
+        .wait_for("the API to be dead", MINUTE, || async {
+            let request = http::Request::get("/readyz").body(Vec::new())?;
+            Ok(match client.request_text(request).await {
+                Ok(answer) if answer == "ok" => Look::NotYet("it is ready".into()),
+                _ => Look::Done(()),
+            })
+        })
+        .await
+}
+
+/// Brings a lost node back; half of the time a first try is killed on its way.
+pub(super) fn rejoin(scene: &Scene, node: &str, survivor: &str) -> Result<()> {
+    let via = address(scene, survivor)?;
+    let words = ["rejoin", "--confirm", CLUSTER, "--via", &via];
+    if scene.below(2) == 1 {
+        killed_on_the_way(scene, node, &words)?;
+    }
+    rescue(scene, node, &words)?;
+    refused(scene, node, &words, "there is nothing to rejoin")
 }

@@ -279,8 +279,16 @@ mod tests {
         entry.stage = lockkeeper_policies::restore::Stage::Going;
         store.save(&store.load().unwrap().with(entry)).unwrap();
         let view = of(&host).await;
-        assert!(view.restore.contains("back (a-12345678): Going"), "{}", view.restore);
-        assert!(view.next.starts_with("wait: the EtcdRestore back"), "{}", view.next);
+        assert!(
+            view.restore.contains("back (a-12345678): Going"),
+            "{}",
+            view.restore
+        );
+        assert!(
+            view.next.starts_with("wait: the EtcdRestore back"),
+            "{}",
+            view.next
+        );
         std::fs::write(store.path(), "{").unwrap();
         assert!(of(&host).await.restore.contains("restore.json"));
     }
