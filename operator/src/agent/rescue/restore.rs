@@ -1,7 +1,7 @@
 //! What goes before a restore from a backup: what would be lost, and the new data beside the data in use. The same
 //! code as an `EtcdRestore`'s (`agent/restore`); nothing in use is touched.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use chrono::Utc;
@@ -74,9 +74,8 @@ pub(super) async fn beginning(
         ));
     }
     let mut entry = blank(asked, seen, manifest);
-    let here = host.reach(&entry.data);
-    let on_host = |path: PathBuf| Path::new("/").join(path.strip_prefix(host.root()).unwrap_or(&path));
-    entry.aside = on_host(data::aside_of(&here, &entry.id));
+    let aside = data::aside_of(&host.reach(&entry.data), &entry.id);
+    entry.aside = Path::new("/").join(aside.strip_prefix(host.root()).unwrap_or(&aside));
     let backup = chosen.described();
     engine::suits(&order(&entry, manifest, chosen, 0), &backup).map_err(StartError::Refused)?;
     for line in prospect(host, seen, manifest, &entry, &backup, chosen).await {
