@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{Output, RescueError};
 use crate::agent::rescue::Chosen;
-use crate::store::{BackupKey, Credentials, Identities, Listed, Manifest, Secrets, Store, StoreError};
+use crate::store::{BackupKey, Credentials, Identities, Listed, Manifest, Secrets, Store};
 
 /// Where the backups lie: in a file, or by flags.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -45,6 +45,9 @@ pub(super) struct StoreArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "directory")]
     credentials: Option<PathBuf>,
 }
+
+/// The name of a store that flags describe.
+const NAME: &str = "flags";
 
 /// What the sentences of a store call a field, and which flag says it here.
 const FLAGS: [(&str, &str); 8] = [
@@ -87,10 +90,10 @@ impl StoreArgs {
         let secrets = Secrets {
             credentials: credentials
                 .transpose()
-                .map_err(|f| self.refused(StoreError::new("flags", f)))?,
+                .map_err(|why| refused(format_args!("--credentials: {why}")))?,
             ..Secrets::default()
         };
-        Store::from_spec("flags", &spec, secrets).map_err(|e| self.refused(e))
+        Store::from_spec(NAME, &spec, secrets).map_err(|e| self.refused(e))
     }
 
     fn bucket(&self, bucket: &str) -> Result<serde_json::Value, RescueError> {
@@ -123,6 +126,7 @@ impl StoreArgs {
     fn refused(&self, error: impl std::fmt::Display) -> RescueError {
         let mut said = error.to_string();
         if self.store.is_none() {
+            said = said.replace(&format!("EtcdBackupStore {NAME}: "), "");
             for (field, flag) in FLAGS {
                 said = said.replace(field, flag);
             }
@@ -154,8 +158,7 @@ impl KeyArgs {
             None => Identities::none(),
             Some(file) => {
                 let shown = format!("--identity {}", file.display());
-                Identities::parse(&read("--identity", file)?, &shown)
-                    .map_err(|failure| refused(StoreError::new(&shown, failure)))?
+                Identities::parse(&read("--identity", file)?, &shown).map_err(refused)?
             }
         };
         if let Some(file) = &self.passphrase_file {

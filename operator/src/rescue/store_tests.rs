@@ -48,11 +48,15 @@ fn what_is_wrong_is_said_in_the_words_of_the_flags() {
     assert!(nowhere.contains("--directory"), "{nowhere}");
     let endpoint = told("x --bucket backups --endpoint s3.example.org");
     assert!(
-        endpoint.contains("--endpoint") && !endpoint.contains("spec."),
+        endpoint.contains("--endpoint")
+            && !endpoint.contains("spec.")
+            && !endpoint.contains("EtcdBackupStore"),
         "{endpoint}"
     );
     let ca = told(&format!("x --bucket backups --ca-file {at}/ca"));
     assert!(ca.contains("--ca-file"), "{ca}");
+    let credentials = told(&format!("x --bucket backups --credentials {at}/nowhere"));
+    assert!(credentials.starts_with("--credentials:"), "{credentials}");
     for (words, flag) in [
         ("x --endpoint https://a", "--bucket"),
         ("x --bucket a --directory /b", "--directory"),
