@@ -23,7 +23,7 @@ KEYWORDS = set("and or unless by without on ignoring group_left group_right bool
 # What Prometheus itself makes.
 BUILT_IN = {"ALERTS", "up"}
 # Pages for what no alert can tell, since nothing is left that could.
-WITHOUT_ALERT = {"QuorumLost"}
+WITHOUT_ALERT = {"AllLost", "QuorumLost"}
 
 faults = []
 

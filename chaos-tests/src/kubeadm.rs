@@ -52,7 +52,12 @@ fn endpoint() -> String {
     format!("{}:{}", address::LOAD_BALANCER, address::API_PORT)
 }
 
-fn init_config(node: &Node, secrets: &Secrets, kubernetes: &str) -> Result<String> {
+fn init_config(
+    node: &Node,
+    secrets: &Secrets,
+    kubernetes: &str,
+    api_server: &serde_json::Value,
+) -> Result<String> {
     documents(&[
         serde_json::json!({
             "apiVersion": "kubeadm.k8s.io/v1beta4",
@@ -67,6 +72,7 @@ fn init_config(node: &Node, secrets: &Secrets, kubernetes: &str) -> Result<Strin
             "kind": "ClusterConfiguration",
             "kubernetesVersion": kubernetes,
             "controlPlaneEndpoint": endpoint(),
+            "apiServer": api_server,
             "networking": {"podSubnet": address::PODS, "serviceSubnet": address::SERVICES},
         }),
         serde_json::json!({
@@ -111,7 +117,11 @@ fn run(node: &Node, words: &[&str], config: &str) -> Result<String> {
     let log = node.folder().join("kubeadm.log");
     let mut argv = vec!["kubeadm"];
     argv.extend(words);
-    argv.extend(["--config", "/dev/stdin", "--ignore-preflight-errors=all"]);
+    argv.extend(["--config", "/dev/stdin"]);
+    // Single phases know no such flag.
+    if words.get(1) != Some(&"phase") {
+        argv.push("--ignore-preflight-errors=all");
+    }
     node.run(&argv)?
         .input(config)
         .log(&log)
@@ -124,7 +134,7 @@ fn run(node: &Node, words: &[&str], config: &str) -> Result<String> {
 /// Makes the cluster on its first node. Returns the hash of the cluster's CA, which joining nodes ask for.
 /// DNS is left out: nothing here asks for names yet.
 pub fn init(node: &Node, secrets: &Secrets, kubernetes: &str) -> Result<String> {
-    let config = init_config(node, secrets, kubernetes)?;
+    let config = init_config(node, secrets, kubernetes, &serde_json::json!({}))?;
     let said = run(
         node,
         &["init", "--upload-certs", "--skip-phases=addon/coredns"],
@@ -136,6 +146,39 @@ pub fn init(node: &Node, secrets: &Secrets, kubernetes: &str) -> Result<String> 
 /// Joins a control-plane node.
 pub fn join(node: &Node, secrets: &Secrets, ca_hash: &str) -> Result<()> {
     run(node, &["join"], &join_config(node, secrets, ca_hash)?).map(drop)
+}
+
+/// The configuration that a person keeps: as at the first `kubeadm init`, with more of the API server's settings.
+pub fn kept_config(node: &Node, kubernetes: &str, api_server: &serde_json::Value) -> Result<String> {
+    init_config(node, &Secrets::random(), kubernetes, api_server)
+}
+
+/// kubeadm by these words, with a configuration. Returns what it has said on this node so far.
+pub fn by_words(node: &Node, words: &[&str], config: &str) -> Result<String> {
+    run(node, words, config)
+}
+
+/// Joins a control-plane node whose CAs are on its disk already, as `kubeadm token create --print-join-command` on
+/// another one says.
+pub fn join_with_own_pki(node: &Node, said: &str) -> Result<()> {
+    let token = said
+        .split_whitespace()
+        .skip_while(|word| *word != "--token")
+        .nth(1);
+    let token = token.with_context(|| format!("kubeadm printed no token: {said}"))?;
+    let ca_hash = ca_hash(said).with_context(|| format!("kubeadm printed no hash of the CA: {said}"))?;
+    let config = documents(&[serde_json::json!({
+        "apiVersion": "kubeadm.k8s.io/v1beta4",
+        "kind": "JoinConfiguration",
+        "discovery": {"bootstrapToken": {
+            "token": token, "apiServerEndpoint": endpoint(), "caCertHashes": [ca_hash],
+        }},
+        "controlPlane": {
+            "localAPIEndpoint": {"advertiseAddress": node.address(), "bindPort": address::API_PORT},
+        },
+        "nodeRegistration": registration(node),
+    })])?;
+    run(node, &["join"], &config).map(drop)
 }
 
 fn ca_hash(said: &str) -> Option<String> {

@@ -250,6 +250,28 @@ impl Lab {
         self.node(node)?.power_on(self.options.nodes, &self.program())
     }
 
+    /// Puts a new machine in the place of one that is off: the same name and address, and nothing on its disk but
+    /// what every machine of a lab has from the start. It is on then.
+    pub fn renew(&self, node: &str, progress: &Progress) -> Result<()> {
+        let node = self.node(node)?;
+        if node.on() {
+            bail!("node {} is on: cut its power first", node.name());
+        }
+        let cache = Cache::open()?;
+        let Options {
+            kubernetes,
+            etcd,
+            also,
+            ..
+        } = &self.options;
+        let tars = images::for_lab(&cache, kubernetes, etcd, also)?;
+        let seed = seed::with_images(&cache, &tars, progress)?;
+        let disk = node.folder().join("disk");
+        std::fs::remove_dir_all(&disk).with_context(|| format!("cannot remove {}", disk.display()))?;
+        node.make_disk(&self.options, &cache, &seed)?;
+        node.power_on(self.options.nodes, &self.program())
+    }
+
     /// Runs a command in a node to its end and returns what it said, whatever the status.
     pub fn exec(&self, node: &str, argv: &[&str]) -> Result<Output> {
         self.node(node)?.run(argv)?.output()

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::net::Ipv4Addr;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::address;
 use crate::process::Run;
@@ -129,8 +129,23 @@ pub fn create_node(home: &Home, index: u8, nodes: u8) -> Result<()> {
     Ok(())
 }
 
-/// Removes the network of a node. Its cable to the bridge goes with it.
+/// Removes the network of a node. Its cable is pulled first: the kernel takes namespaces down one after another, and
+/// with all the pods of three nodes that takes a minute, in which a new cable could not have this name.
 pub fn remove_node(home: &Home, node: &str) -> Result<()> {
+    let (fabric, cable) = (home.namespace(FABRIC), format!("v-{node}"));
+    let pulled = Run::new("ip")
+        .args(["-n", &fabric, "link", "del", &cable])
+        .to_the_end()
+        .output()?;
+    if !pulled.success() {
+        // Most often there is none; one that stays is told of when the new one is made.
+        let there = Run::new("ip")
+            .args(["-n", &fabric, "link", "show", &cable])
+            .output()?;
+        if there.success() {
+            bail!("the cable {cable} cannot be pulled: {}", pulled.stderr.trim());
+        }
+    }
     remove_namespace(&home.namespace(node))
 }
 

@@ -108,6 +108,11 @@ impl Scene {
         client(&self.lab.kubeconfig(Some(node))).await
     }
 
+    /// A client as this kubeconfig says.
+    pub async fn client_by(&self, kubeconfig: &Path) -> Result<kube::Client> {
+        client(kubeconfig).await
+    }
+
     /// The bucket of the lab's S3 server, through the proxy that faults act on.
     pub fn store(&self) -> Result<AmazonS3> {
         let keys = S3Keys::of(self.lab.home())?;

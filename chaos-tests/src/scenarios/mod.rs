@@ -2,6 +2,7 @@
 //! sentence, what was seen.
 
 mod agent_killed;
+mod all_lost;
 mod api_away;
 mod backup_corrupt;
 mod backup_faults;
@@ -13,6 +14,7 @@ mod operator_killed;
 mod power_cut;
 mod quorum_at_risk;
 mod quorum_lost;
+mod rescuing;
 mod restore_fails;
 mod restore_inplace;
 mod restoring;
@@ -89,6 +91,7 @@ pub const ALL: &[Scenario] = &[
     agent_killed::SCENARIO,
     power_cut::SCENARIO,
     quorum_lost::SCENARIO,
+    all_lost::SCENARIO,
     restore_inplace::SCENARIO,
 ];
 

@@ -79,20 +79,31 @@ impl<'a> Stage<'a> {
 
     /// Three notes, a backup of them, and then a new one, a changed one and a deleted one: what was, and what is.
     pub(super) async fn write(&self, backup: &str) -> Result<(Notes, Notes)> {
+        let then = self.write_before().await?;
+        self.back_up(backup).await?;
+        let now = self.write_after(&then).await?;
+        Ok((then, now))
+    }
+
+    /// Three notes.
+    pub(super) async fn write_before(&self) -> Result<Notes> {
         for name in ["stays", "changes", "goes"] {
             self.note(name, "before").await?;
         }
-        let (then, _) = self.notes().await?;
-        self.back_up(backup).await?;
+        Ok(self.notes().await?.0)
+    }
+
+    /// A new one, a changed one and a deleted one.
+    pub(super) async fn write_after(&self, then: &Notes) -> Result<Notes> {
         self.note("changes", "after").await?;
         self.note("comes", "after").await?;
         self.maps.delete("goes", &DeleteParams::default()).await?;
         let (now, _) = self.notes().await?;
         ensure!(
-            then != now && now.len() == 3,
+            *then != now && now.len() == 3,
             "the notes are not as written: {now:?}"
         );
-        Ok((then, now))
+        Ok(now)
     }
 
     pub(super) async fn back_up(&self, name: &str) -> Result<()> {

@@ -40,6 +40,7 @@ fn page(view: &View) -> String {
     }
     line(&mut out, "Ticket", &view.ticket);
     line(&mut out, "Guard", &view.guard);
+    line(&mut out, "EtcdRestore", &view.restore);
     line(&mut out, "Rescue", &view.rescue);
     for copy in &view.copies {
         line(&mut out, "  copy", copy);

@@ -8,11 +8,15 @@
 //!
 //! One file a subcommand. Exit codes: 0 done, 1 an error whose sentence names the flag or the way out.
 
+mod course;
 mod journal;
+mod pki;
 mod recover_quorum;
 mod rejoin;
+mod restore;
 mod screen;
 mod store;
+mod verify;
 
 use std::path::PathBuf;
 
@@ -32,6 +36,13 @@ A quorum is lost (two of three etcd members are gone), one member's data are lef
   3. on the survivor:         lockkeeper rescue recover-quorum --confirm kubernetes
   4. on each lost node, one after another:
                               lockkeeper rescue rejoin --via SURVIVOR --confirm kubernetes
+
+All members' data are lost, and there is a backup:
+  1. on each other node that is on:  lockkeeper rescue fence --confirm kubernetes
+  2. on one node:             lockkeeper rescue restore BACKUP --store store.yaml --credentials s3.env --confirm kubernetes
+  3. on each other node:      lockkeeper rescue rejoin --via NODE --confirm kubernetes
+
+The machines are lost too: `lockkeeper rescue pki` first, and kubeadm; see its help.
 
 Every command may be killed and run again: it goes on where the journal in /var/lib/lockkeeper/rescue says.")]
 pub struct RescueArgs {
@@ -53,14 +64,51 @@ Examples:
     #[command(after_help = "\
 Examples:
   lockkeeper rescue list --store store.yaml --credentials s3.env
+  lockkeeper rescue list --bucket my-bucket --prefix clusters/one --endpoint https://s3.example.org --ca-file ca.pem
+  lockkeeper rescue list --directory /mnt/backups
   lockkeeper rescue list --store store.yaml --credentials s3.env -o json | jq -r '.[0].backup'")]
     List(store::ListArgs),
     /// Fetches a backup, compares its hashes, and sees whether etcd takes it.
     #[command(after_help = "\
 Examples:
   lockkeeper rescue verify nightly-01234567 --store store.yaml --credentials s3.env
-  lockkeeper rescue verify nightly-01234567 --store store.yaml --credentials s3.env --no-boot --scratch /mnt/tmp")]
-    Verify(store::VerifyArgs),
+  lockkeeper rescue verify nightly-01234567 --store store.yaml --credentials s3.env --no-boot --scratch /mnt/tmp
+  lockkeeper rescue verify nightly-01234567 --directory /mnt/backups --identity key.txt")]
+    Verify(verify::VerifyArgs),
+    /// Takes the PKI and the encryption configuration that stand beside a backup, and puts them into place.
+    #[command(after_help = "\
+What is put into place: the CAs, the ServiceAccounts' key pair, and the API server's encryption configuration; with
+--node-files also the certificates of the node that the backup was taken on. kubeadm makes a node's own from the CAs.
+What is there and differs is an error, or with --force kept aside first.
+
+Examples:
+  lockkeeper rescue pki nightly-01234567 --store store.yaml --credentials s3.env --identity key.txt --dry-run
+  lockkeeper rescue pki nightly-01234567 --store store.yaml --credentials s3.env --identity key.txt
+
+New machines, with kubelet, container runtime, kubeadm, and the cluster's old names and addresses:
+  1. on the first:     lockkeeper rescue pki BACKUP --identity key.txt --store ...
+                       kubeadm init --config kubeadm.yaml --skip-phases=control-plane,wait-control-plane,upload-config,\
+upload-certs,mark-control-plane,bootstrap-token,kubelet-finalize,addon,show-join-command
+                       lockkeeper rescue restore BACKUP --identity key.txt --store ... --confirm kubernetes
+                       kubeadm init phase control-plane all --config kubeadm.yaml
+  2. on each other:    lockkeeper rescue pki BACKUP --identity key.txt --store ...
+                       kubeadm join ... --control-plane")]
+    Pki(pki::PkiArgs),
+    /// Restores etcd's data of this node from a backup, as the only member of its cluster.
+    #[command(after_help = "\
+What it does: the backup fetched, checked and restored beside the data in use; then API server off, etcd off, the data
+exchanged by renames (the old ones go aside), etcd and the API server back. The revision is raised and everything before
+it marked compacted, so that every client begins anew. A failure on the way puts data and manifests back as they were.
+It needs etcd.yaml: on a new machine see `lockkeeper rescue pki --help`.
+
+Examples:
+  lockkeeper rescue restore nightly-01234567 --store store.yaml --credentials s3.env
+                                                     shows what would be lost, and what to type
+  lockkeeper rescue restore nightly-01234567 --store store.yaml --credentials s3.env --confirm kubernetes
+  lockkeeper rescue restore clusters/one/nightly-01234567 --bucket my-bucket --identity key.txt --confirm kubernetes
+  lockkeeper rescue restore --resume                 goes on with what is in hand
+  lockkeeper rescue restore --put-back               what is in hand is taken back")]
+    Restore(restore::RestoreArgs),
     /// Makes the one surviving member a cluster of its own again, with all its data, after a safety copy.
     #[command(after_help = "\
 What it does: API server off, etcd off, the data directory copied, etcd started once with --force-new-cluster, the
@@ -150,7 +198,9 @@ pub async fn run(args: RescueArgs, shutdown: CancellationToken) -> Result<u8, Re
     match args.command {
         RescueCommand::Journal(args) => journal::run(&args).await?,
         RescueCommand::List(args) => store::list(&args).await?,
-        RescueCommand::Verify(args) => store::verify(args, &shutdown).await?,
+        RescueCommand::Verify(args) => verify::run(args, &shutdown).await?,
+        RescueCommand::Pki(args) => pki::run(args, &shutdown).await?,
+        RescueCommand::Restore(args) => restore::run(args, &shutdown).await?,
         RescueCommand::RecoverQuorum(args) => recover_quorum::run(args, &shutdown).await?,
         RescueCommand::Fence(args) => rejoin::fence(args, &shutdown).await?,
         RescueCommand::Rejoin(args) => rejoin::run(args, &shutdown).await?,

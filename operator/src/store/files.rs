@@ -36,11 +36,9 @@ impl Store {
             })
         })?;
         let name = parsed.metadata.name.as_deref().unwrap_or("from-file");
-        let credentials = credentials.into().map(|path| {
-            let text = read(path)?;
-            parse(&text, path)
-        });
         let credentials = credentials
+            .into()
+            .map(Credentials::from_file)
             .transpose()
             .map_err(|failure| StoreError::new(name, failure))?;
         let secrets = Secrets {
@@ -48,6 +46,16 @@ impl Store {
             ..Secrets::default()
         };
         Self::from_spec(name, &parsed.spec, secrets)
+    }
+}
+
+impl Credentials {
+    /// Of a file as [`Store::from_files`] takes it.
+    ///
+    /// # Errors
+    /// When it cannot be read or understood; it is named, and nothing of what it holds.
+    pub fn from_file(path: &Path) -> Result<Self, Failure> {
+        parse(&read(path)?, path)
     }
 }
 

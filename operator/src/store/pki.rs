@@ -5,7 +5,7 @@
 //! what is no plain file.
 
 use std::io::{Read, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
@@ -137,8 +137,71 @@ pub fn extract(tar: &[u8]) -> Result<Vec<PkiFile>, PkiError> {
     Ok(files)
 }
 
+/// What is where a file goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum There {
+    /// Nothing.
+    Absent,
+    /// The same, with its mode and owner.
+    Same,
+    /// The same content, with another mode or owner.
+    OtherMode,
+    /// Something else.
+    Differs,
+}
+
+/// Looks at where a file goes below `root`.
+///
+/// # Errors
+/// When what is there cannot be read.
+pub fn compare(file: &PkiFile, root: &Path) -> std::io::Result<There> {
+    let at = root.join(&file.path);
+    let about = match std::fs::symlink_metadata(&at) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(There::Absent),
+        about => about?,
+    };
+    if !about.is_file() || about.len() != file.content.len() as u64 || std::fs::read(&at)? != file.content {
+        return Ok(There::Differs);
+    }
+    let is = (about.permissions().mode() & 0o777, about.uid(), about.gid());
+    Ok(if is == (file.mode, file.owner, file.group) {
+        There::Same
+    } else {
+        There::OtherMode
+    })
+}
+
+/// Copies what is where a file goes below `root` to below `aside`, with its mode and owner, for its owner alone to reach.
+///
+/// # Errors
+/// When it cannot be read or copied; a directory is refused.
+pub fn keep_aside(file: &PkiFile, root: &Path, aside: &Path) -> Result<(), PkiError> {
+    let at = root.join(&file.path);
+    let copied = || {
+        let about = std::fs::metadata(&at)?;
+        let copy = PkiFile {
+            path: file.path.clone(),
+            mode: about.permissions().mode() & 0o777,
+            owner: about.uid(),
+            group: about.gid(),
+            content: std::fs::read(&at)?,
+        };
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(aside)?;
+        Ok(copy)
+    };
+    let copy = copied().map_err(|source| PkiError::File {
+        path: at.clone(),
+        source,
+    })?;
+    place(&[copy], aside)
+}
+
 /// Writes the files below `root`, each beside its place first and then renamed, with their modes and owners.
-/// Directories that are missing are made, for their owner alone but for what kubeadm makes so itself.
+/// Directories that are missing are made with mode 0755, as kubeadm makes them.
 ///
 /// # Errors
 /// With the first that cannot be written; a directory on the way that is a symbolic link is refused.
@@ -305,6 +368,32 @@ mod tests {
             printed.contains("sa.key") && !printed.contains("content of"),
             "{printed}"
         );
+    }
+
+    #[test]
+    fn what_is_there_is_told_and_kept_aside_before_it_is_written_over() {
+        let (root, aside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let key = file("etc/kubernetes/pki/sa.key", 0o600);
+        let at = root.path().join(&key.path);
+        assert_eq!(compare(&key, root.path()).unwrap(), There::Absent);
+        place(std::slice::from_ref(&key), root.path()).unwrap();
+        assert_eq!(compare(&key, root.path()).unwrap(), There::Same);
+        std::fs::set_permissions(&at, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(compare(&key, root.path()).unwrap(), There::OtherMode);
+        std::fs::write(&at, "another key").unwrap();
+        assert_eq!(compare(&key, root.path()).unwrap(), There::Differs);
+        keep_aside(&key, root.path(), &aside.path().join("kept")).unwrap();
+        place(std::slice::from_ref(&key), root.path()).unwrap();
+        let kept = aside.path().join("kept").join(&key.path);
+        assert_eq!(std::fs::read(&kept).unwrap(), b"another key");
+        assert_eq!(
+            std::fs::metadata(&kept).unwrap().permissions().mode() & 0o777,
+            0o644
+        );
+        assert_eq!(compare(&key, root.path()).unwrap(), There::Same);
+        std::fs::remove_file(&at).unwrap();
+        std::os::unix::fs::symlink(&kept, &at).unwrap();
+        assert_eq!(compare(&key, root.path()).unwrap(), There::Differs);
     }
 
     #[test]

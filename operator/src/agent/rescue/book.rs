@@ -8,6 +8,7 @@ use std::io;
 use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
+use lockkeeper_crds::RestoredBackup;
 use serde::{Deserialize, Serialize};
 
 use super::super::host::{self, Host};
@@ -22,6 +23,8 @@ pub(crate) enum Kind {
     RecoverQuorum,
     /// On a node that lost its data.
     Rejoin,
+    /// On the first node, from a backup, where no member is left.
+    Restore,
 }
 
 impl Kind {
@@ -30,6 +33,7 @@ impl Kind {
         match self {
             Self::RecoverQuorum => "recover-quorum",
             Self::Rejoin => "rejoin",
+            Self::Restore => "restore",
         }
     }
 }
@@ -53,6 +57,12 @@ pub(crate) enum Step {
     Removing,
     /// The old data are moved aside.
     MovingAside,
+    /// The restored data go into their place.
+    Placing,
+    /// etcd starts on them, as the only member.
+    Booting,
+    /// What tells of the backup's time is taken out.
+    Cleansing,
     /// This node is added as a learner, on the survivor.
     Adding,
     /// etcd starts as that learner and catches up.
@@ -161,6 +171,12 @@ pub(crate) struct Entry {
     /// The survivor's client URL, for a rejoin.
     #[serde(default)]
     pub(crate) via: Option<String>,
+    /// Where the restored data lie until they go into their place, on the host.
+    #[serde(default)]
+    pub(crate) restored: Option<PathBuf>,
+    /// What they are.
+    #[serde(default)]
+    pub(crate) backup: Option<RestoredBackup>,
     /// The learner that was added.
     #[serde(default)]
     pub(crate) learner: Option<u64>,

@@ -68,11 +68,11 @@ pub(crate) async fn verify(
         .await
         .map_err(|e| e.to_string())?;
     let restored = directory.join("restored");
-    let run = |name: &'static str, words: &[&str]| {
+    let run = |words: &[&str]| {
         let mut command = vec!["etcdutl".to_owned(), "snapshot".to_owned()];
         command.extend(words.iter().map(|word| (*word).to_owned()));
         Chore {
-            name: name.to_owned(),
+            name: "verify".to_owned(),
             image: image.clone(),
             command,
             mounts: vec![Mount {
@@ -92,23 +92,16 @@ pub(crate) async fn verify(
             "etcdutl of {image} restores it into a directory of its own"
         ));
         let into = format!("--data-dir={INSIDE}/restored");
-        run("verify", &["restore", &inside, &into])
+        run(&["restore", &inside, &into])
             .run(host, cri, LIMIT, cancel)
             .await
             .map_err(|e| e.to_string())?;
         tell("etcdutl reads what was restored");
-        let said = run(
-            "verify",
-            &[
-                "status",
-                &format!("{INSIDE}/restored/member/snap/db"),
-                "-w",
-                "json",
-            ],
-        )
-        .run(host, cri, LIMIT, cancel)
-        .await
-        .map_err(|e| e.to_string())?;
+        let database = format!("{INSIDE}/restored/member/snap/db");
+        let said = run(&["status", &database, "-w", "json"])
+            .run(host, cri, LIMIT, cancel)
+            .await
+            .map_err(|e| e.to_string())?;
         status(&said)
     };
     let verified = work.await;

@@ -135,6 +135,29 @@ pub(crate) fn move_back(aside: &Path, data: &Path) -> Result<(), DataError> {
     shift(aside, data)
 }
 
+/// Takes restored data out of their place again, and moves the old data back, if there were any. What was restored
+/// goes where it waited, what is neither goes aside too; nothing is removed.
+pub(crate) fn take_back(restored: &Path, aside: &Path, data: &Path) -> Result<(), DataError> {
+    match (is_there(data), is_there(restored), is_there(aside)) {
+        // It was placed.
+        (true, false, _) => shift(data, restored)?,
+        // A late etcd's own.
+        (true, true, true) => shift(data, &stray_of(aside))?,
+        // The old ones, never moved; or none at all.
+        (true, true, false) | (false, ..) => {}
+    }
+    if is_there(aside) && !is_there(data) {
+        shift(aside, data)?;
+    }
+    Ok(())
+}
+
+/// Where data go that a late etcd made after the old ones were moved.
+pub(crate) fn stray_of(aside: &Path) -> PathBuf {
+    let name = aside.file_name().unwrap_or_default().to_string_lossy();
+    aside.with_file_name(format!("{name}-late"))
+}
+
 /// A place for old data beside the new: the same file system also where the directory is a mount of its own.
 pub(crate) fn aside_of(data: &Path, id: &str) -> PathBuf {
     let name = data

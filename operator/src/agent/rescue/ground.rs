@@ -66,6 +66,10 @@ pub(crate) trait Ground: Send + Sync {
     async fn remove(&self, entry: &Entry, id: u64) -> Outside<()>;
     /// Promotes the learner on the survivor.
     async fn promote(&self, entry: &Entry, id: u64) -> Outside<()>;
+    /// Whether the local etcd is rid of what tells of the backup's time; an error for what must not be kept.
+    async fn is_cleansed(&self, entry: &Entry) -> Outside<bool>;
+    /// Rids it of that; says of what.
+    async fn cleanse(&self, entry: &Entry) -> Outside<String>;
 }
 
 /// The real one.
@@ -203,6 +207,37 @@ impl Ground for Node {
         let survivor = self.survivor(entry)?;
         survivor.promote(id).await.map_err(|e| e.to_string())
     }
+
+    async fn is_cleansed(&self, entry: &Entry) -> Outside<bool> {
+        let read = self.member(entry, None).register(&token(&entry.id)).await;
+        let register = read.map_err(|e| e.to_string())?.register;
+        if register.corrupt {
+            return Err("the backup holds the alarm CORRUPT: restore another one".to_owned());
+        }
+        Ok(register.cleansed)
+    }
+
+    async fn cleanse(&self, entry: &Entry) -> Outside<String> {
+        let member = self.member(entry, None);
+        let done = member
+            .cleanse(&token(&entry.id))
+            .await
+            .map_err(|e| e.to_string())?;
+        let alarms = if done.alarms.is_empty() {
+            String::new()
+        } else {
+            format!(", alarms disarmed: {}", done.alarms.join(", "))
+        };
+        Ok(format!(
+            "{} Leases and API servers' entries of the backup's time are out{alarms}",
+            done.keys
+        ))
+    }
+}
+
+/// The name of a restore in etcd: the restored cluster's token, so that no two have the same ids.
+pub(crate) fn token(id: &str) -> String {
+    format!("rescue-{id}")
 }
 
 /// Whom a member lists, after it agreed with its quorum: the list is then at least this new.

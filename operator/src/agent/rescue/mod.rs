@@ -15,6 +15,7 @@
 //! | `ground` | containers, processes, members |
 //! | `survey`, `view` | what this node has and what is in hand, for a person who chooses |
 //! | `start` | what must hold before one begins; the claim |
+//! | `restore` | a backup, beside the data in use, before anything is stopped |
 //!
 //! Agent and guard act only while no rescue is in hand (`in_hand`), and let go of the claim meanwhile.
 
@@ -22,6 +23,7 @@ mod book;
 pub(crate) mod check;
 mod data;
 mod ground;
+pub(crate) mod restore;
 mod run;
 mod sight;
 mod start;
@@ -32,6 +34,7 @@ pub(crate) mod view;
 use super::host::Host;
 
 pub(crate) use book::{BookError, Entry, Kind, Step, in_hand};
+pub(crate) use restore::Chosen;
 pub(crate) use run::sentence;
 pub(crate) use start::{Begin, StartError, begin, put_back};
 

@@ -1,7 +1,7 @@
 //! Look, decide, act, until the rescue has come as far as it was to come. Every act may be repeated after a crash.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -102,7 +102,7 @@ impl<'a, G: Ground> Runner<'a, G> {
         let api = self.part(Part::Api, now).await;
         let etcd = self.part(Part::Etcd, now).await;
         let local = match step {
-            Step::Forcing | Step::Unforcing | Step::StartingApi | Step::Unbridging => {
+            Step::Forcing | Step::Unforcing | Step::Booting | Step::StartingApi | Step::Unbridging => {
                 self.ground.local(&self.entry).await
             }
             _ => not_asked(),
@@ -121,7 +121,7 @@ impl<'a, G: Ground> Runner<'a, G> {
             _ => Ok(()),
         };
         let alive = match step {
-            Step::Copying => self.ground.alive(&self.entry).await,
+            Step::Copying | Step::Placing => self.ground.alive(&self.entry).await,
             _ => Vec::new(),
         };
         Seen {
@@ -133,6 +133,11 @@ impl<'a, G: Ground> Runner<'a, G> {
             data: data::is_there(&self.host.reach(&self.entry.data)),
             aside: data::is_there(&self.host.reach(&self.entry.aside)),
             alive,
+            restored: self.restored().is_some_and(|at| data::is_there(&at)),
+            cleansed: match step {
+                Step::Cleansing => self.ground.is_cleansed(&self.entry).await,
+                _ => Ok(false),
+            },
             kubelet: self.ground.kubelet().await,
         }
     }
@@ -198,6 +203,22 @@ impl<'a, G: Ground> Runner<'a, G> {
                 self.in_background("moving the old data aside", data::shift)
                     .await?
             }
+            Act::MoveStray => {
+                let (data, aside) = (self.host.reach(&self.entry.data), self.aside());
+                off_the_runtime(move || data::shift(&data, &data::stray_of(&aside))).await?;
+            }
+            Act::Place => {
+                let (data, restored) = (self.host.reach(&self.entry.data), self.restored());
+                let restored = restored.ok_or_else(|| {
+                    RunError::Stop("the journal does not say where the restored data are".to_owned())
+                })?;
+                off_the_runtime(move || data::shift(&restored, &data)).await?;
+                (self.tell)("  the restored data are in their place");
+            }
+            Act::Cleanse => match self.ground.cleanse(&self.entry).await {
+                Ok(done) => (self.tell)(&format!("  {done}")),
+                Err(why) => return Ok(Some(why)),
+            },
             Act::Remove(id) => return Ok(self.ground.remove(&self.entry, id).await.err()),
             Act::AddLearner => return Ok(self.ground.add_learner(&self.entry).await.err()),
             Act::Adopt(id, members) => self.adopt(id, &members, now)?,
@@ -216,6 +237,9 @@ impl<'a, G: Ground> Runner<'a, G> {
             message,
             ..self.entry.clone()
         };
+        if step.is_end() {
+            self.clear();
+        }
         self.journal(next)?;
         if step == Step::PuttingBack {
             (self.tell)(&format!("{}: {}", sentence(step), self.entry.message));
@@ -223,6 +247,22 @@ impl<'a, G: Ground> Runner<'a, G> {
             (self.tell)(sentence(step));
         }
         Ok(())
+    }
+
+    fn aside(&self) -> PathBuf {
+        self.host.reach(&self.entry.aside)
+    }
+
+    fn restored(&self) -> Option<PathBuf> {
+        self.entry.restored.as_ref().map(|at| self.host.reach(at))
+    }
+
+    /// Removes what was restored and is not used: it comes from the backup again. What cannot be removed is so
+    /// before the next restore.
+    fn clear(&self) {
+        if let Some(own) = self.restored().as_deref().and_then(Path::parent) {
+            let _ = std::fs::remove_dir_all(own);
+        }
     }
 
     /// Saves the journal with this entry; only then is it true.
@@ -308,12 +348,14 @@ impl<'a, G: Ground> Runner<'a, G> {
             self.host.reach(&self.entry.aside),
             self.host.reach(&self.entry.data),
         );
-        let work = match self.entry.kind {
-            Kind::RecoverQuorum => data::put_back,
-            Kind::Rejoin => data::move_back,
-        };
         (self.tell)(&format!("  the data as they were go back to {}", data.display()));
-        off_the_runtime(move || work(&aside, &data)).await?;
+        let (kind, restored) = (self.entry.kind, self.restored().unwrap_or_default());
+        off_the_runtime(move || match kind {
+            Kind::RecoverQuorum => data::put_back(&aside, &data),
+            Kind::Rejoin => data::move_back(&aside, &data),
+            Kind::Restore => data::take_back(&restored, &aside, &data),
+        })
+        .await?;
         let next = Entry {
             touched: false,
             since: now,
@@ -368,6 +410,9 @@ pub(crate) fn sentence(step: Step) -> &'static str {
         Step::Unforcing => "etcd is started again without the flag",
         Step::Removing => "The old member of this node is removed from the list",
         Step::MovingAside => "The old data go aside",
+        Step::Placing => "The restored data go into their place",
+        Step::Booting => "etcd starts on the restored data, as the only member",
+        Step::Cleansing => "What tells of the backup's time is taken out",
         Step::Adding => "This node is added as a learner",
         Step::Joining => "etcd starts as the learner",
         Step::Promoting => "The learner catches up and becomes a voting member",

@@ -49,6 +49,7 @@ struct Inner {
     /// The survivor's list.
     listed: Vec<Listed>,
     promotions: u32,
+    cleansed: bool,
 }
 
 struct World {
@@ -191,6 +192,8 @@ impl World {
             aside: "/aside".into(),
             peers: Vec::new(),
             via: Some("x".into()),
+            restored: (kind == Kind::Restore).then(|| "/etcd/.lockkeeper/rescue-1/restored".into()),
+            backup: None,
             learner: None,
             touched: false,
         };
@@ -242,7 +245,7 @@ impl Ground for World {
     async fn local(&self, _: &Entry) -> Outside<Vec<Listed>> {
         let running = self.runs(Part::Etcd).ok_or("nobody listens")?;
         match self.data().as_deref() {
-            Some("one") => Ok(vec![member(1, "cp1", "https://10.0.0.1:2380", false)]),
+            Some("one" | "backup") => Ok(vec![member(1, "cp1", "https://10.0.0.1:2380", false)]),
             Some("learned") if running.contains("existing") => Ok(self.inner.lock().unwrap().listed.clone()),
             _ => Err("no leader".to_owned()),
         }
@@ -262,6 +265,14 @@ impl Ground for World {
     async fn remove(&self, _: &Entry, id: u64) -> Outside<()> {
         self.inner.lock().unwrap().listed.retain(|m| m.id != id);
         Ok(())
+    }
+    async fn is_cleansed(&self, _: &Entry) -> Outside<bool> {
+        Ok(self.inner.lock().unwrap().cleansed)
+    }
+    async fn cleanse(&self, _: &Entry) -> Outside<String> {
+        assert_eq!(self.data().as_deref(), Some("backup"), "another etcd is cleansed");
+        self.inner.lock().unwrap().cleansed = true;
+        Ok("2 Leases are out".into())
     }
     async fn promote(&self, _: &Entry, id: u64) -> Outside<()> {
         let mut inner = self.inner.lock().unwrap();
@@ -319,8 +330,12 @@ async fn play(world: &World, mut entry: Entry, cut: Option<u32>) -> Result<Entry
 
 /// Cuts the power after every number of steps in turn and goes on afterwards from what lies on the disk.
 async fn struck(kind: Kind, synced: bool, supervised: bool, check: impl Fn(&World, &Entry)) {
+    struck_in(kind, || World::new(synced, supervised), check).await;
+}
+
+async fn struck_in(kind: Kind, world: impl Fn() -> World, check: impl Fn(&World, &Entry)) {
     for cut in 1.. {
-        let world = World::new(synced, supervised);
+        let world = world();
         let entry = world.entry(kind);
         match play(&world, entry, Some(cut)).await {
             Ok(entry) => {
@@ -392,51 +407,123 @@ async fn also_past_a_kubelet_without_an_api() {
     struck(Kind::Rejoin, false, false, rejoined).await;
 }
 
+/// Beside etcd's data, or in place of lost ones, lies what was restored.
+fn prepared(synced: bool, lost: bool) -> World {
+    let world = World::new(synced, true);
+    let beside = world
+        .root
+        .path()
+        .join("etcd/.lockkeeper/rescue-1/restored/member/snap");
+    fs::create_dir_all(&beside).unwrap();
+    fs::write(beside.join("db"), "backup").unwrap();
+    if lost {
+        fs::remove_dir_all(world.root.path().join("etcd/member")).unwrap();
+    }
+    world
+}
+
+fn restored(world: &World, entry: &Entry) {
+    assert_eq!(entry.step, Step::Done, "{}", entry.message);
+    assert_eq!(world.data().as_deref(), Some("backup"));
+    assert!(world.inner.lock().unwrap().cleansed);
+    assert_eq!(fs::read_to_string(Part::Etcd.path(&world.host)).unwrap(), ETCD);
+    assert!(world.runs(Part::Api).is_some());
+    assert!(!world.root.path().join("etcd/.lockkeeper/rescue-1").exists());
+    assert!(crate::agent::rescue::in_hand(&world.host).is_none());
+}
+
+#[tokio::test]
+async fn a_backup_is_restored_wherever_the_power_is_cut_and_the_old_data_are_kept() {
+    for synced in [true, false] {
+        let kept = |world: &World, entry: &Entry| {
+            restored(world, entry);
+            let aside = world.root.path().join("aside/member/snap/db");
+            assert_eq!(fs::read_to_string(aside).unwrap(), "three");
+        };
+        struck_in(Kind::Restore, || prepared(synced, false), kept).await;
+        struck_in(Kind::Restore, || prepared(synced, true), restored).await;
+    }
+}
+
+#[tokio::test]
+async fn a_restore_that_is_taken_back_is_as_it_was_and_nothing_is_removed() {
+    for at in [Step::MovingAside, Step::Placing, Step::Booting, Step::Cleansing] {
+        for (cut, lost) in (1..40).flat_map(|cut| [(cut, false), (cut, true)]) {
+            let world = prepared(true, lost);
+            taken_back(&world, Kind::Restore, at, cut).await;
+            assert_eq!(
+                world.data().as_deref(),
+                (!lost).then_some("three"),
+                "from {at:?}, cut at {cut}"
+            );
+        }
+    }
+}
+
+#[test]
+fn data_that_a_late_etcd_made_go_aside_too() {
+    let root = tempfile::tempdir().unwrap();
+    let (data, aside, beside) = (
+        root.path().join("d"),
+        root.path().join("a"),
+        root.path().join("r"),
+    );
+    for (at, what) in [(&data, "late"), (&aside, "old"), (&beside, "backup")] {
+        fs::create_dir_all(at.join("member")).unwrap();
+        fs::write(at.join("member/db"), what).unwrap();
+    }
+    data::take_back(&beside, &aside, &data).unwrap();
+    let text = |at: &Path| fs::read_to_string(at.join("member/db")).unwrap();
+    assert_eq!(
+        (text(&data), text(&beside)),
+        ("old".to_owned(), "backup".to_owned())
+    );
+    assert_eq!(text(&data::stray_of(&aside)), "late");
+}
+
 #[tokio::test]
 async fn what_was_taken_back_is_as_it_was_wherever_the_power_is_cut() {
     for at in [Step::Copying, Step::Forcing, Step::Unforcing] {
         for cut in 1..40 {
             let world = World::new(true, true);
-            let mut entry = world.entry(Kind::RecoverQuorum);
-            // Up to the step, then back.
-            let tell = |_: &str| {};
-            for _ in 0..200 {
-                if entry.step == at {
-                    break;
-                }
-                let mut runner = Runner::new(&world.host, &world, entry.clone(), &tell);
-                let seen = runner.look(world.now()).await;
-                let act = decide(
-                    &entry,
-                    Step::Done,
-                    &Seen {
-                        etcd: settled(seen.etcd),
-                        api: settled(seen.api),
-                        ..seen
-                    },
-                    world.now(),
-                );
-                if matches!(act, Act::Wait(_)) {
-                    world.later();
-                } else {
-                    runner.perform(act, world.now()).await.unwrap();
-                }
-                entry = runner.entry;
-                world.kubelet();
-            }
-            assert_eq!(entry.step, at);
-            entry.step = Step::PuttingBack;
-            entry.since = world.now();
-            Book::new(world.host.clone()).save(&entry).unwrap();
-            if play(&world, entry, Some(cut)).await.is_err() {
-                let entry = Book::new(world.host.clone()).load().unwrap().unwrap();
-                play(&world, entry, None).await.unwrap();
-            }
+            taken_back(&world, Kind::RecoverQuorum, at, cut).await;
             assert_eq!(world.data().as_deref(), Some("three"));
-            assert_eq!(fs::read_to_string(Part::Etcd.path(&world.host)).unwrap(), ETCD);
-            assert_eq!(fs::read_to_string(Part::Api.path(&world.host)).unwrap(), API);
         }
     }
+}
+
+/// Up to a step, then back, the power cut on the way back.
+async fn taken_back(world: &World, kind: Kind, at: Step, cut: u32) {
+    let mut entry = world.entry(kind);
+    let tell = |_: &str| {};
+    for _ in 0..200 {
+        if entry.step == at {
+            break;
+        }
+        let mut runner = Runner::new(&world.host, world, entry.clone(), &tell);
+        let seen = runner.look(world.now()).await;
+        let seen = Seen {
+            etcd: settled(seen.etcd),
+            api: settled(seen.api),
+            ..seen
+        };
+        match decide(&entry, Step::Done, &seen, world.now()) {
+            Act::Wait(_) => world.later(),
+            act => drop(runner.perform(act, world.now()).await.unwrap()),
+        }
+        entry = runner.entry;
+        world.kubelet();
+    }
+    assert_eq!(entry.step, at);
+    entry.step = Step::PuttingBack;
+    entry.since = world.now();
+    Book::new(world.host.clone()).save(&entry).unwrap();
+    if play(world, entry, Some(cut)).await.is_err() {
+        let entry = Book::new(world.host.clone()).load().unwrap().unwrap();
+        play(world, entry, None).await.unwrap();
+    }
+    assert_eq!(fs::read_to_string(Part::Etcd.path(&world.host)).unwrap(), ETCD);
+    assert_eq!(fs::read_to_string(Part::Api.path(&world.host)).unwrap(), API);
 }
 
 /// Quiet since long ago, where nothing runs.

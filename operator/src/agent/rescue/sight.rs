@@ -46,6 +46,10 @@ pub(crate) struct Seen {
     pub(crate) data: bool,
     /// A whole copy of it, or the old data, lies aside.
     pub(crate) aside: bool,
+    /// The restored data wait beside it.
+    pub(crate) restored: bool,
+    /// What tells of the backup's time was taken out of the local etcd; or why it cannot be.
+    pub(crate) cleansed: Result<bool, String>,
     /// Other members that answer although they must not.
     pub(crate) alive: Vec<String>,
     /// When the kubelet's process began; none when there is none.
@@ -75,6 +79,12 @@ pub(crate) enum Act {
     PutDataBack,
     /// Move the old data aside.
     MoveAside,
+    /// Move data aside that a late etcd made where there were none.
+    MoveStray,
+    /// Move the restored data into their place.
+    Place,
+    /// Take out of etcd what tells of the backup's time.
+    Cleanse,
     /// Remove this member, on the survivor.
     Remove(u64),
     /// Add this node as a learner, on the survivor.

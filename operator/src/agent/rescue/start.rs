@@ -12,9 +12,11 @@ use super::super::etcd::EtcdMember;
 use super::super::flags;
 use super::super::guard::Claim;
 use super::super::host::{Host, read_limited};
+use super::super::restore::JournalStore;
 use super::book::{Age, Book, BookError, Entry, Kind, Part, Step, in_hand};
 use super::data::{self, DataError};
 use super::ground::{Node, agreed};
+use super::restore::{self, Chosen};
 use super::run::{RunError, Runner};
 use super::survey::{self, EtcdManifest, Survey};
 
@@ -37,7 +39,7 @@ pub(crate) enum StartError {
     Run(#[from] RunError),
 }
 
-fn refused<T>(why: impl Into<String>) -> Result<T, StartError> {
+pub(super) fn refused<T>(why: impl Into<String>) -> Result<T, StartError> {
     Err(StartError::Refused(why.into()))
 }
 
@@ -53,9 +55,25 @@ pub(crate) struct Begin {
     pub(crate) via: Option<String>,
     /// Where the safety copy goes.
     pub(crate) copy_to: Option<std::path::PathBuf>,
+    /// What is restored.
+    pub(crate) backup: Option<Chosen>,
 }
 
-type Tell<'a> = &'a (dyn Fn(&str) + Sync);
+impl Begin {
+    /// Asks for this, all of it.
+    pub(crate) fn of(kind: Kind, confirm: Option<String>) -> Self {
+        Self {
+            kind,
+            until: Step::Done,
+            confirm,
+            via: None,
+            copy_to: None,
+            backup: None,
+        }
+    }
+}
+
+pub(super) type Tell<'a> = &'a (dyn Fn(&str) + Sync);
 
 /// Begins what was asked for, or goes on with it where it is in hand, to its end.
 pub(crate) async fn begin(
@@ -74,19 +92,29 @@ pub(crate) async fn begin(
     }
     let seen = survey::survey(host).await.map_err(StartError::Refused)?;
     let manifest = survey::etcd_manifest(host).map_err(StartError::Refused)?;
+    no_restore_in_hand(host)?;
     let entry = match asked.kind {
         Kind::RecoverQuorum => recovery(host, asked, &seen, &manifest)?,
         Kind::Rejoin => rejoining(host, asked, &seen, &manifest).await?,
+        Kind::Restore => restore::beginning(host, asked, &seen, &manifest, tell).await?,
     };
     confirmed(asked, &seen.cluster)?;
     let _claim = claim(host, &book, shutdown).await?;
-    let kept = keep(host, &book, &manifest, entry);
-    let entry = match kept.and_then(|entry| book.save(&entry).map(|()| entry)) {
+    let promised = async {
+        let entry = match &asked.backup {
+            Some(chosen) => restore::prepare(host, &cri, chosen, &manifest, entry, tell, shutdown).await?,
+            None => entry,
+        };
+        let entry = keep(host, &book, &manifest, entry)?;
+        book.save(&entry)?;
+        Ok::<_, StartError>(entry)
+    };
+    let entry = match promised.await {
         Ok(entry) => entry,
         Err(error) => {
             // Nothing was begun: the agent may go on.
             let _ = book.unmark();
-            return Err(error.into());
+            return Err(error);
         }
     };
     tell(super::sentence(entry.step));
@@ -138,10 +166,9 @@ pub(crate) async fn put_back(
             kind.command()
         ));
     };
-    if entry.kind == Kind::RecoverQuorum && entry.step >= Step::StartingApi && entry.step < Step::PuttingBack
-    {
+    if entry.kind != Kind::Rejoin && (Step::StartingApi..Step::PuttingBack).contains(&entry.step) {
         return refused(
-            "etcd has its quorum again, and members may have joined it since: go on instead, with the same command without --put-back",
+            "etcd serves again, and members may have joined it or writes been made since: go on instead, with the same command without --put-back",
         );
     }
     if entry.kind == Kind::Rejoin && (Step::Promoting..Step::PuttingBack).contains(&entry.step) {
@@ -245,9 +272,9 @@ fn keep(host: &Host, book: &Book, manifest: &EtcdManifest, mut entry: Entry) -> 
     Ok(entry)
 }
 
-const FORCE: &str = "force-new-cluster";
+pub(super) const FORCE: &str = "force-new-cluster";
 
-fn blank(asked: &Begin, seen: &Survey, manifest: &EtcdManifest) -> Entry {
+pub(super) fn blank(asked: &Begin, seen: &Survey, manifest: &EtcdManifest) -> Entry {
     let now = Utc::now();
     let id = now.format("%Y%m%dT%H%M%SZ").to_string();
     Entry {
@@ -270,6 +297,8 @@ fn blank(asked: &Begin, seen: &Survey, manifest: &EtcdManifest) -> Entry {
             .map(|peer| (peer.name.clone(), peer.peer_url.clone()))
             .collect(),
         via: None,
+        restored: None,
+        backup: None,
         learner: None,
         touched: false,
         id,
@@ -294,23 +323,7 @@ fn recovery(host: &Host, asked: &Begin, seen: &Survey, manifest: &EtcdManifest) 
         ));
     }
     version_is_safe(seen.version.as_deref())?;
-    if let Some(alive) = seen.peers.iter().find(|peer| peer.alive) {
-        return refused(format!(
-            "{} ({}) answers. A member that lives on breaks the recovered one: run `lockkeeper rescue fence` on its node first (or switch that node off)",
-            if alive.name.is_empty() {
-                "another member"
-            } else {
-                &alive.name
-            },
-            alive.peer_url
-        ));
-    }
-    if manifest.pod.flag(FORCE).is_some() {
-        return refused(format!(
-            "{} has the flag --{FORCE} already: take it out; this command puts it in for as long as it is needed",
-            manifest.path.display()
-        ));
-    }
+    alone(seen, manifest)?;
     let mut entry = blank(asked, seen, manifest);
     let data = host.reach(&entry.data);
     if !data::is_there(&data) || seen.log.is_none() {
@@ -327,6 +340,46 @@ fn recovery(host: &Host, asked: &Begin, seen: &Survey, manifest: &EtcdManifest) 
     };
     data::room(&data, &host.reach(&entry.aside))?;
     Ok(entry)
+}
+
+/// No other member takes connections, and nothing is forced already.
+pub(super) fn alone(seen: &Survey, manifest: &EtcdManifest) -> Result<(), StartError> {
+    if let Some(alive) = seen.peers.iter().find(|peer| peer.alive) {
+        return refused(format!(
+            "{} ({}) answers. A member that lives on breaks the recovered one: run `lockkeeper rescue fence` on its node first (or switch that node off)",
+            if alive.name.is_empty() {
+                "another member"
+            } else {
+                &alive.name
+            },
+            alive.peer_url
+        ));
+    }
+    if manifest.pod.flag(FORCE).is_some() {
+        return refused(format!(
+            "{} has the flag --{FORCE}: take it out; `lockkeeper rescue recover-quorum` puts it in for as long as it is needed",
+            manifest.path.display()
+        ));
+    }
+    Ok(())
+}
+
+/// An `EtcdRestore` that goes on by this node's journal would exchange the same data.
+fn no_restore_in_hand(host: &Host) -> Result<(), StartError> {
+    let store = JournalStore::new(host.clone());
+    match store.load() {
+        Ok(journal) => match journal.live() {
+            Some(entry) if entry.stage.is_touching() => refused(format!(
+                "the EtcdRestore {} is in hand on this node ({:?}, since {}): its agent or guard brings it to its end or back within its deadlines, also with no API. Where it cannot (`lockkeeper rescue journal` shows why), put {} away; the data of before lie in .lockkeeper below etcd's data directory",
+                entry.order.name,
+                entry.stage,
+                entry.since.format("%F %T UTC"),
+                store.path().display()
+            )),
+            _ => Ok(()),
+        },
+        Err(why) => refused(why),
+    }
 }
 
 /// `--force-new-cluster` leaves other members in place before 3.5.22, and learners before 3.5.25 and 3.6.6

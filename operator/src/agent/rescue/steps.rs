@@ -4,12 +4,14 @@
 //! recover-quorum: StoppingApi > StoppingEtcd > Copying > Forcing > Unforcing > StartingApi [> Unbridging] > Done
 //! rejoin:         StoppingApi > StoppingEtcd > Fenced > Removing > MovingAside > Adding > Joining > Promoting
 //!                 > StartingApi [> Unbridging] > Done
+//! restore:        StoppingApi > StoppingEtcd > MovingAside > Placing > Booting > Cleansing > StartingApi
+//!                 [> Unbridging] > Done
 //! either:         ... > PuttingBack > PutBack
 //! ```
 //!
 //! The rules: a deed is journalled before it is begun and may be done again; only manifests whose bytes are ours or
 //! were there before are written over; nothing is forced before a whole copy of the data lies beside them; what
-//! fails before the API server's return is put back (recover-quorum) or left fenced for another try (rejoin).
+//! fails before the API server's return is put back (recover-quorum, restore) or left fenced for another try (rejoin).
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -58,6 +60,7 @@ pub(crate) fn decide(entry: &Entry, until: Step, seen: &Seen, now: DateTime<Utc>
             match entry.kind {
                 Kind::RecoverQuorum => Step::Copying,
                 Kind::Rejoin => Step::Fenced,
+                Kind::Restore => Step::MovingAside,
             },
         ),
         Step::Fenced => context.go(Step::Removing),
@@ -66,6 +69,9 @@ pub(crate) fn decide(entry: &Entry, until: Step, seen: &Seen, now: DateTime<Utc>
         Step::Unforcing => context.unforcing(),
         Step::Removing => context.kept_off().unwrap_or_else(|| context.removing()),
         Step::MovingAside => context.kept_off().unwrap_or_else(|| context.moving_aside()),
+        Step::Placing => context.kept_off().unwrap_or_else(|| context.placing()),
+        Step::Booting => context.booting(),
+        Step::Cleansing => context.cleansing(),
         Step::Adding => context.kept_off().unwrap_or_else(|| context.adding()),
         Step::Joining => context.joining(),
         Step::Promoting => context.promoting(),
@@ -318,10 +324,46 @@ impl Context<'_> {
     }
 
     fn moving_aside(&self) -> Act {
-        if self.seen.data {
-            Act::MoveAside
-        } else {
-            self.go(Step::Adding)
+        match self.entry.kind {
+            Kind::Restore if self.seen.aside || !self.seen.data => self.go(Step::Placing),
+            _ if self.seen.data => Act::MoveAside,
+            _ => self.go(Step::Adding),
+        }
+    }
+
+    fn placing(&self) -> Act {
+        // Another member that came back meanwhile has newer data than any backup.
+        if let Some(alive) = self.seen.alive.first() {
+            return self.back(format!(
+                "{alive} answers: run `lockkeeper rescue fence` on that node, then this again"
+            ));
+        }
+        match (self.seen.data, self.seen.restored) {
+            (true, true) => Act::MoveStray,
+            (false, true) => Act::Place,
+            (true, false) => self.go(Step::Booting),
+            (false, false) => self.back("the restored data are gone from etcd's disk".to_owned()),
+        }
+    }
+
+    fn booting(&self) -> Act {
+        if let Some(act) = self.down(Part::Api).or_else(|| self.bring_on(Age::Old)) {
+            return self.in_time(act, START);
+        }
+        match self.alone(false) {
+            Ok(()) => self.go(Step::Cleansing),
+            Err(why) => self.in_time(Act::Wait(why), START),
+        }
+    }
+
+    fn cleansing(&self) -> Act {
+        if let Some(act) = self.down(Part::Api) {
+            return self.in_time(act, ANSWER);
+        }
+        match &self.seen.cleansed {
+            Ok(true) => self.go(Step::StartingApi),
+            Ok(false) => Act::Cleanse,
+            Err(why) => self.in_time(Act::Wait(why.clone()), ANSWER),
         }
     }
 
@@ -440,7 +482,7 @@ impl Context<'_> {
                 Act::Write(
                     Part::Etcd,
                     match self.entry.kind {
-                        Kind::RecoverQuorum => Age::Old,
+                        Kind::RecoverQuorum | Kind::Restore => Age::Old,
                         Kind::Rejoin => Age::New,
                     },
                 )

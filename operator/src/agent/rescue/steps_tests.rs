@@ -26,6 +26,8 @@ fn entry(kind: Kind, step: Step) -> Entry {
         aside: PathBuf::from("/aside"),
         peers: Vec::new(),
         via: Some("https://10.0.0.2:2379".into()),
+        restored: None,
+        backup: None,
         learner: Some(7),
         touched: false,
     }
@@ -66,6 +68,8 @@ fn seen() -> Seen {
         data: true,
         aside: true,
         alive: Vec::new(),
+        restored: false,
+        cleansed: Ok(false),
         kubelet: None,
     }
 }
@@ -365,4 +369,45 @@ fn a_manifest_that_has_the_new_flags_already_is_not_written_for_ever() {
         decide(&entry, Step::Done, &seen, at(2)),
         Act::Go(Step::Promoting, _)
     ));
+}
+
+#[test]
+fn a_restore_places_the_data_only_while_all_is_off_and_nobody_else_answers() {
+    let entry = entry(Kind::Restore, Step::Placing);
+    let look = |seen: Seen| decide(&entry, Step::Done, &seen, at(10));
+    let with = |data, restored| Seen {
+        data,
+        restored,
+        ..seen()
+    };
+    assert_eq!(look(with(false, true)), Act::Place);
+    assert_eq!(look(with(true, true)), Act::MoveStray);
+    assert!(matches!(look(with(true, false)), Act::Go(Step::Booting, _)));
+    assert!(matches!(look(with(false, false)), Act::Go(Step::PuttingBack, _)));
+    let alive = Seen {
+        alive: vec!["cp2".into()],
+        ..with(false, true)
+    };
+    let back = look(alive);
+    assert!(matches!(back, Act::Go(Step::PuttingBack, _)) && told(&back).contains("fence"));
+    let running = Seen {
+        etcd: on("old", -9, false),
+        ..with(false, true)
+    };
+    assert_eq!(look(running), Act::TakeOff(Part::Etcd));
+}
+
+#[test]
+fn what_cannot_be_cleansed_of_its_time_is_put_back_with_the_reason() {
+    let entry = entry(Kind::Restore, Step::Cleansing);
+    let look = |cleansed: Result<bool, String>, now| {
+        let seen = Seen { cleansed, ..seen() };
+        decide(&entry, Step::Done, &seen, at(now))
+    };
+    assert_eq!(look(Ok(false), 1), Act::Cleanse);
+    assert!(matches!(look(Ok(true), 1), Act::Go(Step::StartingApi, _)));
+    let corrupt = || Err("the backup holds the alarm CORRUPT".to_owned());
+    assert!(matches!(look(corrupt(), 1), Act::Wait(_)));
+    let back = look(corrupt(), 130);
+    assert!(matches!(back, Act::Go(Step::PuttingBack, _)) && told(&back).contains("CORRUPT"));
 }

@@ -7,6 +7,7 @@ use super::super::directory;
 use super::super::guard::Guard;
 use super::super::host::Host;
 use super::super::journal::{JournalState, JournalStore};
+use super::super::restore::{self, JournalStore as RestoreJournal};
 use super::super::ticket::{Action, NodeSeen, decide};
 use super::book::{Book, Entry, Kind, Part, Step, in_hand};
 use super::sentence;
@@ -30,6 +31,8 @@ pub(crate) struct View {
     /// The agent's ticket: in hand, or the last one.
     pub(crate) ticket: String,
     pub(crate) guard: String,
+    /// The `EtcdRestore`: in hand, or the last one.
+    pub(crate) restore: String,
     pub(crate) rescue: String,
     /// Where copies of a rescue lie.
     pub(crate) copies: Vec<String>,
@@ -83,12 +86,22 @@ pub(crate) async fn of(host: &Host) -> View {
         Ok(None) => ("none on this node yet".to_owned(), Vec::new()),
         Err(error) => (error.to_string(), Vec::new()),
     };
-    let next = next(entry.as_ref().ok().and_then(Option::as_ref), &etcd);
+    let restores = RestoreJournal::new(host.clone()).load();
+    let next = match restores.as_ref().ok().and_then(|journal| journal.live()) {
+        Some(restore) if restore.stage.is_touching() => format!(
+            "wait: the EtcdRestore {} goes on or back by itself, by {} at the latest",
+            restore.order.name,
+            restore.deadline.format("%F %T UTC")
+        ),
+        _ => next(entry.as_ref().ok().and_then(Option::as_ref), &etcd),
+    };
+    let tickets = JournalStore::new(host.clone()).load();
     View {
         manifests,
         problems: scan.problems.into_iter().map(|p| p.sentence).collect(),
-        ticket: ticket(host),
-        guard: guard(host),
+        ticket: ticket(&tickets),
+        guard: guard(host, &tickets),
+        restore: restore(&restores),
         rescue,
         copies,
         etcd,
@@ -121,10 +134,37 @@ fn copies(host: &Host, book: &Book, entry: &Entry) -> Vec<String> {
     all
 }
 
-fn ticket(host: &Host) -> String {
-    match JournalStore::new(host.clone()).load() {
-        JournalState::Broken(why) => why,
-        JournalState::Known(journal) => match journal.entry {
+fn restore(journal: &Result<restore::Journal, String>) -> String {
+    let entry = match journal {
+        Err(why) => return why.clone(),
+        Ok(journal) => journal.entry.as_ref(),
+    };
+    let Some(entry) = entry else {
+        return "none on this node yet".to_owned();
+    };
+    let deadline = if entry.is_live() {
+        format!(", until {}", entry.deadline.format("%F %T UTC"))
+    } else {
+        String::new()
+    };
+    let message = if entry.message.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", entry.message)
+    };
+    format!(
+        "{} ({}): {:?} since {}{deadline}{message}",
+        entry.order.name,
+        entry.order.key,
+        entry.stage,
+        entry.since.format("%F %T UTC")
+    )
+}
+
+fn ticket(journal: &JournalState) -> String {
+    match journal {
+        JournalState::Broken(why) => why.clone(),
+        JournalState::Known(journal) => match &journal.entry {
             None => "none on this node yet".to_owned(),
             Some(entry) => {
                 let changes: Vec<String> = entry
@@ -150,7 +190,7 @@ fn ticket(host: &Host) -> String {
 }
 
 /// What the guard would do at its next look; it has no eyes here but the files.
-fn guard(host: &Host) -> String {
+fn guard(host: &Host, journal: &JournalState) -> String {
     let on = if Guard::new(host.clone(), None).is_on() {
         "its manifest is on"
     } else {
@@ -159,12 +199,11 @@ fn guard(host: &Host) -> String {
     if in_hand(host).is_some() {
         return format!("{on}; it keeps still while a rescue is in hand");
     }
-    let journal = JournalStore::new(host.clone()).load();
     let seen = NodeSeen {
         alone: true,
         ..NodeSeen::default()
     };
-    let act = match decide(&journal, None, &seen, chrono::Utc::now()) {
+    let act = match decide(journal, None, &seen, chrono::Utc::now()) {
         Action::BeginUndo(why) => format!("it would go back: {why}"),
         _ if journal.live().is_some() => "it goes on with the ticket in hand as the node shows it".to_owned(),
         _ => "it has nothing to do".to_owned(),
@@ -207,7 +246,7 @@ fn next(entry: Option<&Entry>, etcd: &Result<Survey, String>) -> String {
         .collect();
     if etcd.log.is_none() {
         return format!(
-            "no data are left here: lockkeeper rescue fence --confirm {0}, and when the survivor has its quorum lockkeeper rescue rejoin --confirm {0}",
+            "no data are left here: lockkeeper rescue fence --confirm {0}, and when the survivor has its quorum lockkeeper rescue rejoin --confirm {0}; where no node has any: lockkeeper rescue restore BACKUP --confirm {0} on one of them",
             etcd.cluster
         );
     }
@@ -222,5 +261,35 @@ fn next(entry: Option<&Entry>, etcd: &Result<Survey, String>) -> String {
             alive.join(" and "),
             etcd.cluster
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_restores_journal_is_shown_and_one_that_goes_on_is_waited_for() {
+        let root = tempfile::tempdir().unwrap();
+        let at = std::path::Path::new;
+        let host = Host::new(root.path(), at("/manifests"), at("/state"));
+        assert_eq!(of(&host).await.restore, "none on this node yet");
+        let store = RestoreJournal::new(host.clone());
+        let mut entry = restore::testing::entry("cp1", 3);
+        entry.stage = lockkeeper_policies::restore::Stage::Going;
+        store.save(&store.load().unwrap().with(entry)).unwrap();
+        let view = of(&host).await;
+        assert!(
+            view.restore.contains("back (a-12345678): Going"),
+            "{}",
+            view.restore
+        );
+        assert!(
+            view.next.starts_with("wait: the EtcdRestore back"),
+            "{}",
+            view.next
+        );
+        std::fs::write(store.path(), "{").unwrap();
+        assert!(of(&host).await.restore.contains("restore.json"));
     }
 }

@@ -6,7 +6,7 @@ use futures::FutureExt as _;
 use lockkeeper_crds::{RestoreOrder, RestoredBackup};
 
 use super::Fetch;
-use crate::store::{BackupKey, Manifest, Store};
+use crate::store::{BackupKey, Identities, Manifest, Store};
 
 /// Fetches from the `EtcdBackupStore` that the order names, in `namespace`.
 pub(crate) fn by_api(client: kube::Client, namespace: String) -> Fetch {
@@ -16,15 +16,23 @@ pub(crate) fn by_api(client: kube::Client, namespace: String) -> Fetch {
             let store = Store::open(&client, &namespace, &order.store.name)
                 .await
                 .map_err(|e| e.to_string())?;
-            from(&store, &order, &into, &cancel).await
+            from(&store, store.identities(), &order, &into, &cancel).await
         }
         .boxed()
     })
 }
 
-/// Fetches from a store that is open already.
+/// Fetches from a store that is open already, with keys that a person gave.
+pub(crate) fn by_hand(store: Store, keys: Identities) -> Fetch {
+    Arc::new(move |order, into, cancel| {
+        let (store, keys) = (store.clone(), keys.clone());
+        async move { from(&store, &keys, &order, &into, &cancel).await }.boxed()
+    })
+}
+
 async fn from(
     store: &Store,
+    keys: &Identities,
     order: &RestoreOrder,
     into: &std::path::Path,
     cancel: &tokio_util::sync::CancellationToken,
@@ -45,13 +53,13 @@ async fn from(
         ));
     }
     store
-        .fetch(&manifest, &key, store.identities(), into, cancel)
+        .fetch(&manifest, &key, keys, into, cancel)
         .await
         .map_err(|e| e.to_string())?;
     Ok(backup)
 }
 
-fn describe(store: &Store, key: &BackupKey, manifest: &Manifest) -> RestoredBackup {
+pub(crate) fn describe(store: &Store, key: &BackupKey, manifest: &Manifest) -> RestoredBackup {
     RestoredBackup {
         uri: store.uri(&key.object(&manifest.snapshot().name)),
         taken_at: Some(manifest.started_at.clone()),

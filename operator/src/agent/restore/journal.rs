@@ -129,7 +129,7 @@ impl JournalStore {
         Self { host }
     }
 
-    fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.host.state().join("restore.json")
     }
 

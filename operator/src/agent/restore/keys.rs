@@ -37,7 +37,7 @@ fn line(key: &[u8]) -> String {
 }
 
 /// Counts what a restore of this backup would lose now.
-pub(super) async fn count_loss(member: &EtcdMember, backup: &RestoredBackup) -> Result<RestoreLoss, String> {
+pub(crate) async fn count_loss(member: &EtcdMember, backup: &RestoredBackup) -> Result<RestoreLoss, String> {
     let (_, revision) = member.whole().await.map_err(|e| e.to_string())?;
     let mut loss = RestoreLoss {
         since: backup.taken_at.clone(),

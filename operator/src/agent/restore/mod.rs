@@ -25,7 +25,7 @@ mod look;
 mod place;
 mod prepare;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
@@ -38,18 +38,20 @@ use lockkeeper_crds::{RestoreMode, RestoreOrder, RestoreProgress, RestoreStage, 
 use lockkeeper_policies::NodeName;
 use lockkeeper_policies::restore::{Act, Live, Part, Preparation, Seen, Stage, Word, decide};
 
-pub(crate) use fetch::by_api;
-pub(crate) use prepare::Fetch;
+pub(crate) use fetch::{by_api, by_hand, describe};
+pub(crate) use journal::{Entry, Journal, JournalStore};
+pub(crate) use keys::count_loss;
+pub(crate) use place::{Folders, Place};
+pub(crate) use prepare::{Fetch, Workshop, beside, suits};
 
 use super::cri::Cri;
 use super::etcd::{EtcdMember, Reading};
 use super::guard::Guard;
 use super::host::Host;
 use super::time::to_api;
-use journal::{Entry, Journal, JournalError, JournalStore};
+use journal::JournalError;
 use look::Eyes;
-use place::{Folders, Place};
-use prepare::{Round, Workshop};
+use prepare::Round;
 
 /// All are prepared and confirmed: that the word to begin comes takes seconds.
 const ARMED_LIMIT: TimeDelta = TimeDelta::minutes(10);

@@ -44,11 +44,11 @@ pub(crate) struct Prepared {
 
 /// What preparing takes.
 #[derive(Clone)]
-pub(super) struct Workshop {
-    pub(super) host: Host,
-    pub(super) cri: Cri,
-    pub(super) member: Arc<EtcdMember>,
-    pub(super) fetch: Fetch,
+pub(crate) struct Workshop {
+    pub(crate) host: Host,
+    pub(crate) cri: Cri,
+    pub(crate) member: Arc<EtcdMember>,
+    pub(crate) fetch: Fetch,
 }
 
 /// One round, in a task of its own.
@@ -92,13 +92,25 @@ impl Round {
 }
 
 async fn prepare(workshop: &Workshop, entry: &Entry, cancel: &CancellationToken) -> Result<Prepared, String> {
+    let data = entry.place.data.display();
+    Folders::new(&workshop.host, &entry.place, &entry.order.id)
+        .clear_earlier()
+        .map_err(|error| format!("what earlier restores left below {data} cannot be removed: {error}"))?;
+    beside(workshop, entry, cancel).await
+}
+
+/// The same, and what earlier restores left stays where it is.
+pub(crate) async fn beside(
+    workshop: &Workshop,
+    entry: &Entry,
+    cancel: &CancellationToken,
+) -> Result<Prepared, String> {
     let (order, place) = (&entry.order, &entry.place);
     let folders = Folders::new(&workshop.host, place, &order.id);
     let failed =
         |what: &str, error: std::io::Error| format!("{what} below {}: {error}", place.data.display());
     folders
-        .clear_earlier()
-        .and_then(|()| folders.clear())
+        .clear()
         .and_then(|()| host::create_directory(folders.own()))
         .map_err(|e| failed("no room can be made for the restored data", e))?;
     let free = folders
@@ -151,7 +163,7 @@ async fn prepare(workshop: &Workshop, entry: &Entry, cancel: &CancellationToken)
 }
 
 /// Whether a backup may be restored here at all.
-fn suits(entry: &Entry, backup: &RestoredBackup) -> Result<(), String> {
+pub(crate) fn suits(entry: &Entry, backup: &RestoredBackup) -> Result<(), String> {
     let order = &entry.order;
     if backup.cluster_id != order.cluster_id && !order.allow_other_cluster {
         return Err(format!(

@@ -49,7 +49,7 @@ pub(super) fn backup() -> RestoredBackup {
     }
 }
 
-pub(super) fn entry(node: &str, nodes: u8) -> Entry {
+pub(crate) fn entry(node: &str, nodes: u8) -> Entry {
     Entry {
         order: order(nodes),
         node: NodeName::from(node),

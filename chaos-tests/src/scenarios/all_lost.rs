@@ -1,0 +1,327 @@
+//! Three machines are gone with all that was on them. What is left: the encrypted backup in the bucket, and what a
+//! person keeps elsewhere: the key that opens it, the bucket's credentials, kubeadm's configuration, the binary. On
+//! new machines of the same names and addresses the cluster is built again with `lockkeeper rescue` and kubeadm: what
+//! the API tells is what it told at the backup, Secrets are read (they are encrypted at rest), a ServiceAccount token
+//! of before is still valid, and three members vote.
+//!
+//! Or the machines are there, and all three etcd data directories are destroyed: then `lockkeeper rescue` alone does it,
+//! beside agents that live on.
+//!
+//! The seed chooses which, the machine that begins, and when the restore is killed on its way.
+//!
+//! Not yet seen failing on purpose.
+
+mod evidence;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use futures::FutureExt;
+use k8s_openapi::api::core::v1::{Node as KubeNode, Secret};
+use kube::api::Api;
+use lockkeeper::store::Identities;
+use lockkeeper_crds::Strategy;
+use serde_json::json;
+
+use evidence::{
+    ENCRYPTION, encrypt_at_rest, encrypted, keep_a_secret, kept_config, manifest, secret_file, token, valid,
+};
+
+use super::rescuing::{
+    CLUSTER, bring_the_program, content, destroy, killed_on_the_way, no_api, refused, rejoin, rescue,
+    three_voting_members, wait_for_containerd,
+};
+use super::restoring::{Notes, Stage};
+use super::{Scenario, Suite};
+use crate::fabric::{BUCKET, S3Keys, s3_endpoint};
+use crate::kubeadm;
+use crate::lockkeeper::{Backups, Keeper, runs};
+use crate::progress::spoken;
+use crate::recipes::START;
+use crate::scene::{Look, Scene};
+
+/// The scenario.
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "all-lost",
+    about: "three machines gone: rebuilt from the encrypted backup, Secrets readable, old tokens valid",
+    suite: Suite::Chaos,
+    minutes: 14,
+    lab: super::three_nodes,
+    leaves_clean: false,
+    play: |scene| play(scene).boxed_local(),
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
+/// The store's name and prefix.
+const STORE: &str = "all-lost";
+const BACKUP: &str = "the-last-one";
+/// Where a person puts what was kept elsewhere, on the nodes.
+const KEPT: &str = "/var/lib/lockkeeper-rescue";
+/// What `kubeadm init` leaves to later, so that no API server runs on an etcd without data: kubelets that hear of an
+/// empty cluster end their pods.
+const LATER: &str = "--skip-phases=control-plane,wait-control-plane,upload-config,upload-certs,mark-control-plane,bootstrap-token,kubelet-finalize,addon,show-join-command";
+
+async fn play(scene: &Scene) -> Result<String> {
+    let keeper = Keeper::at_start(scene, Strategy::default()).await?;
+    encrypt_at_rest(scene).await?;
+    let stage = Stage::new(scene, &keeper);
+    let then = stage.write_before().await?;
+    let secret = keep_a_secret(scene).await?;
+    let token = token(scene)?;
+    valid(scene, &token).await.context("before anything was lost")?;
+    let (_, public, key) = Identities::generate();
+    let backups = Backups::of(
+        scene,
+        &keeper,
+        STORE,
+        &json!({"encryption": {"recipients": [public]}}),
+    )
+    .await?;
+    backups.begin(BACKUP, &json!({"include": ["PKI"]})).await?;
+    backups.stored(BACKUP).await?;
+    stage.write_after(&then).await?;
+
+    let mut names: Vec<String> = scene.lab.nodes().iter().map(|n| n.name().to_owned()).collect();
+    let machines = scene.below(3) > 0;
+    let first = names.remove(usize::try_from(scene.below(names.len() as u64))?);
+    let began = Instant::now();
+    if machines {
+        scene.say(format_args!(
+            "all machines are lost; {first} is the first of the new ones"
+        ));
+        lose_everything(scene, &key).await?;
+        begin_anew(scene, &first)?;
+    } else {
+        scene.say(format_args!(
+            "all members' data are lost; {first} is the first to have some again"
+        ));
+        lose_the_data(scene, &key, &first, &names).await?;
+    }
+    restore(scene, &first)?;
+    let etcd_back = began.elapsed();
+    if machines {
+        let node = scene.lab.node(&first)?;
+        let words = ["init", "phase", "control-plane", "all"];
+        kubeadm::by_words(&node, &words, &kept_config(&node)?)?;
+    }
+    serves(scene, &first).await?;
+    let api_back = began.elapsed();
+    as_at_the_backup(scene, &stage, &then, &secret, &token).await?;
+    for node in &names {
+        if machines {
+            join(scene, &first, node).await?;
+        } else {
+            rejoin(scene, node, &first)?;
+        }
+    }
+    let took = began.elapsed();
+
+    scene.wait_until_whole(MINUTE * 5).await?;
+    three_voting_members(scene, &first).await?;
+    as_at_the_backup(scene, &stage, &then, &secret, &token).await?;
+    encrypted(scene, &first)?;
+    for node in scene.lab.nodes() {
+        ensure!(
+            manifest(&node)?.contains(ENCRYPTION),
+            "the API server of {} knows no encryption",
+            node.name()
+        );
+    }
+    keeper.idle_at(START).await?;
+    runs(scene, START).await?;
+    content(scene, &keeper).await?;
+    Ok(format!(
+        "{} lost, {first} first: etcd again after {}, an API after {}, three voting members after {}; {} notes as at the backup",
+        if machines { "machines" } else { "data" },
+        spoken(etcd_back),
+        spoken(api_back),
+        spoken(took),
+        then.len()
+    ))
+}
+
+/// Three new machines, with what a person kept elsewhere.
+async fn lose_everything(scene: &Scene, key: &str) -> Result<()> {
+    let names: Vec<String> = scene.lab.nodes().iter().map(|n| n.name().to_owned()).collect();
+    for node in &names {
+        scene.lab.power_cut(node)?;
+    }
+    for node in &names {
+        scene.lab.renew(node, &scene.progress)?;
+        wait_for_containerd(scene, node).await?;
+    }
+    for node in scene.lab.nodes() {
+        ensure!(
+            std::fs::read_dir(node.kubernetes_folder())?.next().is_none()
+                && !node.var_lib("lockkeeper").exists(),
+            "{} is no new machine",
+            node.name()
+        );
+    }
+    bring_what_was_kept(scene, key)?;
+    // Its registry has the image still.
+    let binary = scene.install.binary.as_ref().context("no `lockkeeper`")?;
+    scene.lab.import_lockkeeper(binary)
+}
+
+/// All three data directories hold garbage; the other nodes are fenced.
+async fn lose_the_data(scene: &Scene, key: &str, first: &str, others: &[String]) -> Result<()> {
+    bring_what_was_kept(scene, key)?;
+    let mut all = others.to_vec();
+    all.push(first.to_owned());
+    destroy(scene, &all, false)?;
+    no_api(scene, first).await?;
+    for node in others {
+        rescue(scene, node, &["fence", "--confirm", CLUSTER])?;
+    }
+    Ok(())
+}
+
+/// The binary, the key and the credentials, on every node.
+fn bring_what_was_kept(scene: &Scene, key: &str) -> Result<()> {
+    bring_the_program(scene)?;
+    let keys = S3Keys::of(scene.lab.home())?;
+    for node in scene.lab.nodes() {
+        let kept = node.var_lib("lockkeeper-rescue");
+        secret_file(&kept.join("key.txt"), &format!("{key}\n"))?;
+        let (id, secret) = (&keys.access, &keys.secret);
+        let text = format!("AWS_ACCESS_KEY_ID={id}\nAWS_SECRET_ACCESS_KEY={secret}\n");
+        secret_file(&kept.join("s3.env"), &text)?;
+    }
+    Ok(())
+}
+
+/// `lockkeeper rescue WORDS` with the store's flags, and its key.
+fn words<'a>(of: &[&'a str], flags: &'a [String]) -> Vec<&'a str> {
+    of.iter()
+        .copied()
+        .chain(flags.iter().map(String::as_str))
+        .collect()
+}
+
+fn flags(key: &str) -> Vec<String> {
+    let words = format!(
+        "--bucket {BUCKET} --prefix {STORE} --endpoint {} --credentials {KEPT}/s3.env{key}",
+        s3_endpoint()
+    );
+    words.split_whitespace().map(str::to_owned).collect()
+}
+
+fn with_key() -> Vec<String> {
+    flags(&format!(" --identity {KEPT}/key.txt"))
+}
+
+/// PKI, kubeconfigs, kubelet and an etcd without data: no API server yet.
+fn begin_anew(scene: &Scene, first: &str) -> Result<()> {
+    let node = scene.lab.node(first)?;
+    let listed = rescue(scene, first, &words(&["list"], &flags("")))?;
+    ensure!(listed.contains(BACKUP), "the backup is not listed: {listed}");
+    let (keyless, flags) = (flags(""), with_key());
+    refused(scene, first, &words(&["pki", BACKUP], &keyless), "key")?;
+    let shown = rescue(scene, first, &words(&["pki", BACKUP, "--dry-run"], &flags))?;
+    ensure!(
+        shown.contains("would be written") && !node.kubernetes_folder().join("pki").exists(),
+        "the dry run wrote something, or says nothing: {shown}"
+    );
+    // A file that is another one's is not written over without a word.
+    std::fs::create_dir_all(node.kubernetes_folder().join("pki"))?;
+    std::fs::write(node.kubernetes_folder().join("pki/sa.pub"), "another's")?;
+    refused(scene, first, &words(&["pki", BACKUP], &flags), "different")?;
+    ensure!(
+        !node.kubernetes_folder().join("pki/sa.key").exists(),
+        "something was written all the same"
+    );
+    rescue(scene, first, &words(&["pki", BACKUP, "--force"], &flags))?;
+    kubeadm::by_words(&node, &["init", LATER], &kept_config(&node)?)?;
+    Ok(())
+}
+
+/// etcd from the backup: shown, confirmed, killed on the way, gone on with.
+fn restore(scene: &Scene, first: &str) -> Result<()> {
+    let (keyless, flags) = (flags(""), with_key());
+    let confirm = ["restore", BACKUP, "--confirm", CLUSTER];
+    refused(
+        scene,
+        first,
+        &words(&["restore", BACKUP], &flags),
+        "--confirm kubernetes",
+    )?;
+    refused(
+        scene,
+        first,
+        &words(&["restore", BACKUP, "--confirm", "another"], &flags),
+        "is not this cluster's name",
+    )?;
+    refused(scene, first, &words(&confirm, &keyless), "key")?;
+    refused(scene, first, &["restore", "--resume"], "--resume: no")?;
+    killed_on_the_way(scene, first, &words(&confirm, &flags))?;
+    rescue(scene, first, &words(&confirm, &flags))?;
+    let journal = rescue(scene, first, &["journal"])?;
+    ensure!(
+        journal.contains("restore") && journal.contains("ended: Done"),
+        "the journal does not say that it ended: {journal}"
+    );
+    Ok(())
+}
+
+async fn serves(scene: &Scene, node: &str) -> Result<()> {
+    let client = scene.client_at(node).await?;
+    scene
+        .wait_for("the API to be back", MINUTE * 4, || async {
+            let request = http::Request::get("/readyz").body(Vec::new())?;
+            Ok(match client.request_text(request).await?.as_str() {
+                "ok" => Look::Done(()),
+                other => Look::NotYet(other.to_owned()),
+            })
+        })
+        .await
+}
+
+async fn as_at_the_backup(
+    scene: &Scene,
+    stage: &Stage<'_>,
+    then: &Notes,
+    secret: &str,
+    token: &str,
+) -> Result<()> {
+    stage.tells(then).await?;
+    let secrets: Api<Secret> = Api::namespaced(scene.client().await?, "default");
+    let kept = secrets.get("kept").await.context("the Secret cannot be read")?;
+    let says = kept.data.and_then(|mut data| data.remove("says"));
+    ensure!(
+        says.is_some_and(|says| says.0 == secret.as_bytes()),
+        "the Secret does not say what it said"
+    );
+    valid(scene, token).await
+}
+
+/// A new machine joins as kubeadm joins any: with the CAs on its disk.
+async fn join(scene: &Scene, first: &str, name: &str) -> Result<()> {
+    let node = scene.lab.node(name)?;
+    rescue(scene, name, &words(&["pki", BACKUP], &with_key()))?;
+    // kubeadm takes no name whose Node is Ready; the restored one is until it was not heard of for a while.
+    let nodes: Api<KubeNode> = Api::all(scene.client().await?);
+    scene
+        .wait_for(
+            &format!("the restored Node {name} to be missed"),
+            MINUTE * 4,
+            || async {
+                let status = nodes.get(name).await?.status.unwrap_or_default();
+                let ready = status.conditions.unwrap_or_default();
+                let ready = ready.into_iter().find(|c| c.type_ == "Ready").map(|c| c.status);
+                Ok(match ready.as_deref() {
+                    Some("True") => Look::NotYet("it is Ready still".into()),
+                    _ => Look::Done(()),
+                })
+            },
+        )
+        .await?;
+    scene.say(format_args!("{name}: kubeadm join"));
+    let said = scene
+        .lab
+        .node(first)?
+        .run(&["kubeadm", "token", "create", "--print-join-command"])?
+        .limit(MINUTE)
+        .check()?;
+    kubeadm::join_with_own_pki(&node, &said)
+}
