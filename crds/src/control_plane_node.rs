@@ -178,6 +178,10 @@ pub struct ControlPlaneNodeStatus {
     /// The last restore and where it stands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<RestoreProgress>,
+    /// The agent can put a guard beside what it changes (the chart's `agent.guard.enabled`): a static pod that undoes
+    /// the change when the node boots into it. A restore in place is made on guarded nodes only.
+    #[serde(default)]
+    pub guard: Tristate,
     /// `Ready`: the agent sees its host.
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[serde(default)]

@@ -77,6 +77,12 @@ impl Guard {
             .any(|change| change.component == Component::KubeApiserver)
     }
 
+    /// True when it could be put on: the agent was started with its manifest, and can read it.
+    pub(crate) fn is_at_hand(&self) -> bool {
+        let readable = |path| read_limited(path, LARGEST).is_ok_and(|bytes| !bytes.is_empty());
+        self.template.as_deref().is_some_and(readable)
+    }
+
     pub(crate) fn is_on(&self) -> bool {
         self.path().exists()
     }

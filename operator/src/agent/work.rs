@@ -236,6 +236,11 @@ impl Work {
             preflight: self.preflight.borrow_and_update().clone(),
             ticket: self.hand.executor.status(),
             restore: self.restorer.progress(),
+            guard: if self.restorer.is_guarded() {
+                Tristate::True
+            } else {
+                Tristate::False
+            },
             conditions: self.conditions.clone(),
         };
         self.status.send_replace(Some(status));

@@ -60,7 +60,15 @@ impl Restorer {
     ) -> Result<(), EngineError> {
         let mut next = entry.clone();
         match stage {
-            Stage::Armed if entry.order.counts => self.list_keys(entry, "before").await,
+            Stage::Armed => {
+                // What was there when it was prepared may have been taken from the agent since.
+                if !self.is_guarded() {
+                    return Err(EngineError::NoGuard);
+                }
+                if entry.order.counts {
+                    self.list_keys(entry, "before").await;
+                }
+            }
             Stage::Going => {
                 for part in Part::ALL {
                     let bytes = self

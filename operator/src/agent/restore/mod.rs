@@ -65,6 +65,9 @@ const CLOSING: Duration = Duration::from_secs(10);
 /// A manifest is a few KiB.
 const LARGEST: u64 = 10 * 1024 * 1024;
 
+/// With all API servers down, a node that loses its power boots into static pods and nothing else.
+const NO_GUARD: &str = "the agent has no guard, without which a power cut in the middle would leave this node to be put right by hand: set the chart's value agent.guard.enabled to true, and make a new EtcdRestore";
+
 /// What is known of the order.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Told<'a> {
@@ -83,6 +86,8 @@ enum EngineError {
     Disk { what: String, source: io::Error },
     #[error(transparent)]
     Etcd(#[from] super::etcd::EtcdError),
+    #[error("{NO_GUARD}")]
+    NoGuard,
 }
 
 fn disk(what: impl Into<String>) -> impl FnOnce(io::Error) -> EngineError {
@@ -149,6 +154,11 @@ impl Restorer {
     /// True while something is done or waited for that should not wait long.
     pub(crate) fn is_busy(&self) -> bool {
         self.live().is_some_and(|e| e.stage != Stage::Prepared)
+    }
+
+    /// True when a guard could be put beside what is changed.
+    pub(crate) fn is_guarded(&self) -> bool {
+        self.tools.guard.is_at_hand()
     }
 
     /// What cannot be understood of the journal.
@@ -264,7 +274,7 @@ impl Restorer {
                     member: self.tools.member.clone(),
                     fetch: fetch.clone(),
                 };
-                self.round = Some(Round::begin(workshop, entry));
+                self.round = Some(Round::begin(workshop, self.tools.guard.clone(), entry));
             }
             return Ok(());
         };

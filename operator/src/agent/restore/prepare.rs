@@ -6,16 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use lockkeeper_crds::{RestoreLoss, RestoreMode, RestoreOrder, RestoredBackup};
+use lockkeeper_crds::{CheckResult, RestoreLoss, RestoreMode, RestoreOrder, RestoredBackup};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::NO_GUARD;
 use super::journal::Entry;
 use super::keys;
 use super::place::Folders;
 use crate::agent::chore::{Chore, Mount};
 use crate::agent::cri::Cri;
 use crate::agent::etcd::EtcdMember;
+use crate::agent::guard::Guard;
 use crate::agent::host::{self, Host};
 
 /// Beside the snapshot and the data made of it: etcd preallocates a write-ahead log, and lives on this disk.
@@ -60,12 +62,12 @@ pub(super) struct Round {
 }
 
 impl Round {
-    pub(super) fn begin(workshop: Workshop, entry: &Entry) -> Self {
+    pub(super) fn begin(workshop: Workshop, guard: Guard, entry: &Entry) -> Self {
         let cancel = CancellationToken::new();
         let (token, entry) = (cancel.clone(), entry.clone());
         Self {
             id: entry.order.id.clone(),
-            task: tokio::spawn(async move { prepare(&workshop, &entry, &token).await }),
+            task: tokio::spawn(async move { prepare(&workshop, &guard, &entry, &token).await }),
             cancel,
         }
     }
@@ -91,12 +93,26 @@ impl Round {
     }
 }
 
-async fn prepare(workshop: &Workshop, entry: &Entry, cancel: &CancellationToken) -> Result<Prepared, String> {
+async fn prepare(
+    workshop: &Workshop,
+    guard: &Guard,
+    entry: &Entry,
+    cancel: &CancellationToken,
+) -> Result<Prepared, String> {
+    let in_place = entry.order.mode == RestoreMode::InPlace;
+    if in_place && !guard.is_at_hand() {
+        return Err(NO_GUARD.to_owned());
+    }
     let data = entry.place.data.display();
     Folders::new(&workshop.host, &entry.place, &entry.order.id)
         .clear_earlier()
         .map_err(|error| format!("what earlier restores left below {data} cannot be removed: {error}"))?;
-    beside(workshop, entry, cancel).await
+    let prepared = beside(workshop, entry, cancel).await?;
+    // What is counted on in the middle of a restore is tried before it.
+    if in_place && let (false, why) = rehearsed(guard, &workshop.cri, cancel).await {
+        return Err(why);
+    }
+    Ok(prepared)
 }
 
 /// The same, and what earlier restores left stays where it is.
@@ -160,6 +176,12 @@ pub(crate) async fn beside(
         None
     };
     Ok(Prepared { backup, loss })
+}
+
+/// Whether the guard starts on this node.
+async fn rehearsed(guard: &Guard, cri: &Cri, cancel: &CancellationToken) -> (bool, String) {
+    let (result, told) = guard.rehearse(cri, cancel).await;
+    (result == CheckResult::Pass, told)
 }
 
 /// Whether a backup may be restored here at all.

@@ -35,12 +35,16 @@ impl Node {
     }
 
     fn restorer(&self) -> Restorer {
+        self.restorer_with(Some(self.root.path().join("guard.yaml")))
+    }
+
+    fn restorer_with(&self, guard: Option<std::path::PathBuf>) -> Restorer {
         let fails: Fetch = Arc::new(|_, _, _| async { Err("no such backup".to_owned()) }.boxed());
         Restorer::open(Tools {
             host: self.host.clone(),
             cri: Cri::new("unix:///nowhere").unwrap(),
             member: Arc::new(EtcdMember::from_host(self.root.path(), None)),
-            guard: Guard::new(self.host.clone(), Some(self.root.path().join("guard.yaml"))),
+            guard: Guard::new(self.host.clone(), guard),
             fetch: Some(fails),
             node: "cp1".to_owned(),
         })
@@ -67,6 +71,43 @@ async fn a_backup_that_cannot_be_had_drops_the_order_and_it_is_never_taken_up_ag
     assert!(!again.step(Told::Order(Some(&order)), true, false).await);
     assert!(!node.root.path().join("var/lib/etcd/.lockkeeper").exists() || !again.is_going());
     assert!(!restorer.tools.guard.is_on());
+}
+
+#[tokio::test]
+async fn nothing_is_prepared_in_place_without_a_guard_and_nothing_armed() {
+    let node = Node::new();
+    let gone = node.root.path().join("gone.yaml");
+    for (guard, mode, says) in [
+        (None, RestoreMode::InPlace, "agent.guard.enabled"),
+        (Some(gone), RestoreMode::InPlace, "agent.guard.enabled"),
+        (None, RestoreMode::DryRun, "no such backup"),
+    ] {
+        let mut restorer = node.restorer_with(guard.clone());
+        let order = RestoreOrder {
+            id: format!("{mode:?} {guard:?}"),
+            mode,
+            ..order(1)
+        };
+        for _ in 0..500 {
+            restorer.step(Told::Order(Some(&order)), true, false).await;
+            if stage(&restorer) == Some(RestoreStage::Dropped) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let told = restorer.progress().unwrap();
+        assert_eq!(told.stage, RestoreStage::Dropped);
+        assert!(told.message.contains(says), "{}", told.message);
+    }
+    let mut restorer = node.restorer_with(None);
+    let prepared = Entry {
+        stage: Stage::Prepared,
+        ..entry("cp1", 1)
+    };
+    restorer.save(prepared.clone()).unwrap();
+    let armed = restorer.enter(&prepared, Stage::Armed, String::new()).await;
+    assert!(matches!(armed, Err(EngineError::NoGuard)), "{armed:?}");
+    assert_eq!(stage(&restorer), Some(RestoreStage::Prepared));
 }
 
 #[tokio::test]

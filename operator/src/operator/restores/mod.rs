@@ -8,12 +8,14 @@
 //! | --- | --- |
 //! | `sight` | from objects to what is planned on; pure |
 //! | `plan` | what comes next for one restore; pure |
+//! | `obstacle` | what keeps one from being begun; pure |
 //! | `status` | what people and tools are told; pure |
 //! | `act` | doing it |
 //!
 //! A pass that may change something is made on what the API answers, not on what a watch told some time ago.
 
 mod act;
+mod obstacle;
 mod plan;
 #[cfg(test)]
 mod plan_tests;

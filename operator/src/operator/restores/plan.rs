@@ -60,19 +60,19 @@ pub(super) fn plan(sight: &Sight<'_>) -> Plan {
     }
 }
 
-struct InHand<'a> {
+pub(super) struct InHand<'a> {
     id: String,
-    sight: &'a Sight<'a>,
+    pub(super) sight: &'a Sight<'a>,
     status: &'a crds::EtcdRestoreStatus,
 }
 
 impl InHand<'_> {
-    fn spec(&self) -> &crds::EtcdRestoreSpec {
+    pub(super) fn spec(&self) -> &crds::EtcdRestoreSpec {
         &self.sight.object.spec
     }
 
     /// The nodes that take part, by name.
-    fn parties(&self) -> Vec<(&String, &NodeSight<'_>)> {
+    pub(super) fn parties(&self) -> Vec<(&String, &NodeSight<'_>)> {
         let all = self.sight.nodes.iter();
         match self.spec().mode {
             RestoreMode::InPlace => all.collect(),
@@ -85,92 +85,7 @@ impl InHand<'_> {
         }
     }
 
-    /// Why it cannot be begun.
-    fn obstacle(&self) -> Option<(&'static str, String)> {
-        let sight = self.sight;
-        if let Some(other) = &sight.other {
-            return Some((
-                "AnotherInFlight",
-                format!("waits for EtcdRestore {other}: one is made at a time"),
-            ));
-        }
-        if let Some(reference) = &self.spec().from.backup_ref {
-            let Some(backup) = sight.backup else {
-                return Some(("NoBackup", format!("there is no EtcdBackup {}", reference.name)));
-            };
-            if !backup.is_proven() {
-                return Some((
-                    "BackupNotStored",
-                    format!("EtcdBackup {} is not stored and read back", reference.name),
-                ));
-            }
-            if let Some(why) = self.wrong_version(backup) {
-                return Some(("VersionMismatch", why));
-            }
-        }
-        match self.store() {
-            Some(store) if sight.stores.contains(&store.name) => {}
-            Some(store) => {
-                return Some(("NoStore", format!("there is no EtcdBackupStore {}", store.name)));
-            }
-            None => return Some(("NoStore", "spec.storeRef is missing".to_owned())),
-        }
-        if sight.nodes.is_empty() {
-            return Some((
-                "NoNodes",
-                "no node has the label node-role.kubernetes.io/control-plane".to_owned(),
-            ));
-        }
-        if self.parties().is_empty() {
-            return Some(("NoNodes", "spec.node names no control-plane node".to_owned()));
-        }
-        if sight.cluster_name.is_none() || sight.revision == 0 {
-            return Some((
-                "Unknown",
-                "the cluster's name or etcd's revision is not known yet".to_owned(),
-            ));
-        }
-        self.busy()
-            .or_else(|| members(&sight.nodes).err().map(|why| ("Members", why)))
-    }
-
-    fn wrong_version(&self, backup: &crds::EtcdBackup) -> Option<String> {
-        let artifact = backup.status.as_ref()?.artifact.as_ref()?;
-        let minor = |version: &str| {
-            let mut parts = version.trim_start_matches('v').split('.');
-            Some((
-                parts.next()?.parse::<u32>().ok()?,
-                parts.next()?.parse::<u32>().ok()?,
-            ))
-        };
-        self.sight.nodes.iter().find_map(|(name, node)| {
-            let runs = node.etcd?.version.as_deref()?;
-            (minor(runs)? != minor(&artifact.etcd_version)?).then(|| {
-                format!(
-                    "the backup was taken from etcd {}, and {name} runs {runs}: restore it with etcd of the same minor version",
-                    artifact.etcd_version
-                )
-            })
-        })
-    }
-
-    /// What may not go on beside a restore.
-    fn busy(&self) -> Option<(&'static str, String)> {
-        if let Some(why) = &self.sight.rollout {
-            return Some(("RolloutInFlight", why.clone()));
-        }
-        for (name, node) in &self.sight.nodes {
-            if let Some(why) = &node.stale {
-                return Some(("NodeSilent", format!("{name}: {why}")));
-            }
-            if let Some(number) = node.ticket {
-                return Some(("RolloutInFlight", format!("ticket {number} is live on {name}")));
-            }
-        }
-        None
-    }
-
-    fn store(&self) -> Option<crds::LocalReference> {
+    pub(super) fn store(&self) -> Option<crds::LocalReference> {
         let of_backup = || self.sight.backup.map(|b| b.spec.store_ref.clone());
         self.spec().store_ref.clone().or_else(of_backup)
     }
@@ -352,7 +267,7 @@ impl InHand<'_> {
                 format!("nothing was touched; {why}"),
             );
         }
-        if let Some((reason, why)) = self.busy() {
+        if let Some((reason, why)) = self.busy().or_else(|| self.unguarded()) {
             return stay(state, reason, why);
         }
         let name = self.status.safety_backup.clone().unwrap_or_default();

@@ -71,6 +71,7 @@ impl World {
                     members: members.clone(),
                     ..Default::default()
                 }),
+                guard: Tristate::True,
                 ..Default::default()
             });
             (format!("cp{i}"), node)
@@ -163,6 +164,11 @@ impl World {
         for node in ["cp1", "cp2", "cp3"] {
             self.says(node, stage, "");
         }
+    }
+
+    fn guard(&mut self, node: &str, guard: Tristate) {
+        let report = self.reports.get_mut(node).unwrap();
+        report.status.as_mut().unwrap().guard = guard;
     }
 
     fn words(&self) -> Vec<Option<RestoreWord>> {
@@ -286,6 +292,37 @@ fn nothing_is_begun_beside_a_rollout_or_with_a_silent_node_or_another_minor() {
     artifact.etcd_version = "3.5.21".to_owned();
     assert_eq!(world.pass().reason, "VersionMismatch");
     assert_eq!(world.words(), [None; 3]);
+}
+
+#[test]
+fn nothing_is_begun_in_place_on_a_node_without_a_guard_and_a_trial_is() {
+    for guard in [Tristate::False, Tristate::Unknown] {
+        let mut world = World::new(RestoreMode::InPlace);
+        world.guard("cp2", guard);
+        assert_eq!(world.passes(), RestoreState::Validating);
+        assert_eq!(world.words(), [None; 3]);
+        let plan = world.pass();
+        assert_eq!(plan.reason, "NoGuard");
+        assert!(
+            plan.message.starts_with("cp2: ") && plan.message.contains("agent.guard.enabled"),
+            "{}",
+            plan.message
+        );
+        world.guard("cp2", Tristate::True);
+        assert_eq!(world.passes(), RestoreState::Preparing);
+        // Taken away while a person made up their mind.
+        world.all_say(RestoreStage::Prepared);
+        world.passes();
+        world.object.spec.confirm = Some("prod".to_owned());
+        world.guard("cp3", guard);
+        assert_eq!(world.passes(), RestoreState::Arming);
+        assert_eq!(world.pass().reason, "NoGuard");
+        assert_eq!(world.words(), [Some(RestoreWord::Prepare); 3]);
+
+        let mut world = World::new(RestoreMode::DryRun);
+        world.guard("cp1", guard);
+        assert_eq!(world.passes(), RestoreState::Preparing);
+    }
 }
 
 #[test]

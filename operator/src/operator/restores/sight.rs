@@ -17,6 +17,8 @@ pub(super) struct NodeSight<'a> {
     pub(super) etcd: Option<&'a crds::EtcdStatus>,
     /// The ticket that is live on it.
     pub(super) ticket: Option<i64>,
+    /// Its agent can put a guard beside what it changes.
+    pub(super) guard: crds::Tristate,
 }
 
 impl NodeSight<'_> {
@@ -60,6 +62,7 @@ pub(super) fn node<'a>(report: &'a crds::ControlPlaneNode, stale: Option<String>
         progress: status.and_then(|s| s.restore.as_ref()),
         etcd: status.and_then(|s| s.etcd.as_ref()),
         ticket: ticket.filter(|t| !t.state.is_end()).map(|t| t.number),
+        guard: status.map(|s| s.guard).unwrap_or_default(),
     }
 }
 
