@@ -179,8 +179,9 @@ pub struct EtcdBackupStoreStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// `Available`: the last backup or probe could write, read and delete, and a conditional put was honoured.
-    /// `Reachable`, `Writable`, `ConditionalPut` and `ClockInSync` say the same of each: Unknown is what the first one
-    /// that is False kept from being tried.
+    /// `Reachable`, `Writable` and `ConditionalPut` say the same of each: Unknown is what the first one that is False
+    /// kept from being tried. `ClockInSync`: the `Date` of the server's answers is within a minute of the node's clock;
+    /// Unknown where nothing has answered with one, as a directory does not.
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[serde(default)]
     pub conditions: Vec<Condition>,

@@ -36,7 +36,7 @@ pub use prove::Proving;
 pub use take::{Request, TakeError, take};
 
 use crate::agent::etcd::EtcdMember;
-use crate::store::{Store, StoreError, publish_availability};
+use crate::store::{Fared, Reading, Store, StoreError, publish_availability};
 use discard::Leaving;
 use prove::Unproven;
 use report::{Report, Written, within};
@@ -306,8 +306,8 @@ impl Desk {
         {
             return Outcome::Settled;
         }
-        let end = if report.status().started_at.is_some() {
-            self.interrupted(&report, &key).await
+        let (end, clock) = if report.status().started_at.is_some() {
+            (self.interrupted(&report, &key).await, None)
         } else {
             match report.claim().await {
                 Ok(Written::Yes) => {}
@@ -324,7 +324,8 @@ impl Desk {
             Ok(artifact) => tracing::info!(backup = %key.name, uri = %artifact.uri, "stored"),
             Err(error) => tracing::warn!(backup = %key.name, reason = error.reason(), %error, "failed"),
         }
-        self.tell_store(&report.backup.spec.store_ref.name, &end).await;
+        self.tell_store(&report.backup.spec.store_ref.name, &end, clock)
+            .await;
         match &end {
             // This member's fault: the operator asks another one, if there is one.
             Err(error @ TakeError::Etcd(_)) => {
@@ -342,9 +343,25 @@ impl Desk {
         report: &mut Report,
         key: &Key,
         stop: &CancellationToken,
+    ) -> (Result<Artifact, TakeError>, Option<(String, Reading)>) {
+        let name = &report.backup.spec.store_ref.name;
+        match Store::open(&self.client, &self.namespace, name).await {
+            Ok(store) => {
+                let end = self.take_into(&store, report, key, stop).await;
+                (end, store.clock().map(|read| (store.endpoint().to_owned(), read)))
+            }
+            Err(error) => (Err(error.into()), None),
+        }
+    }
+
+    async fn take_into(
+        &self,
+        store: &Store,
+        report: &mut Report,
+        key: &Key,
+        stop: &CancellationToken,
     ) -> Result<Artifact, TakeError> {
         let spec = report.backup.spec.clone();
-        let store = Store::open(&self.client, &self.namespace, &spec.store_ref.name).await?;
         let request = Request {
             name: key.name.clone(),
             uid: key.uid.clone(),
@@ -353,12 +370,12 @@ impl Desk {
                 .await
                 .ok()
                 .map(|v| v.git_version),
-            ended: self.ended(&store).await,
+            ended: self.ended(store).await,
             deadline: Duration::from_secs(spec.deadline_seconds.into()),
             pki: spec.include.contains(&Include::Pki),
         };
         let (began, begun) = tokio::sync::oneshot::channel::<Arc<AtomicU64>>();
-        let take = take(&self.member, &store, &request, stop, |snapshot| {
+        let take = take(&self.member, store, &request, stop, |snapshot| {
             // Nobody listens any more only if the attempt has ended.
             let _ = began.send(snapshot.streamed());
         });
@@ -418,13 +435,23 @@ impl Desk {
     }
 
     /// How the store fared, if it had a part in the end.
-    async fn tell_store(&self, store: &str, end: &Result<Artifact, TakeError>) {
+    async fn tell_store(
+        &self,
+        store: &str,
+        end: &Result<Artifact, TakeError>,
+        clock: Option<(String, Reading)>,
+    ) {
         let outcome = match end {
             Ok(_) => Ok(()),
             Err(TakeError::Store(e)) if e.of_the_store() => Err(e),
             Err(_) => return,
         };
-        if let Err(error) = publish_availability(&self.client, &self.namespace, store, outcome).await {
+        let fared = Fared {
+            node: &self.node,
+            outcome,
+            clock: clock.as_ref().map(|(endpoint, read)| (endpoint.as_str(), *read)),
+        };
+        if let Err(error) = publish_availability(&self.client, &self.namespace, store, &fared).await {
             tracing::warn!(%store, %error, "its availability could not be written");
         }
     }

@@ -20,7 +20,7 @@ use super::journal::{JournalState, JournalStore};
 use super::manifest;
 use super::rehearsal::Part;
 use super::rehearse::rehearse;
-use crate::store::Store;
+use crate::store::{Reading, Store, StoreError};
 
 /// A control-plane image is some 30 MB; a link that takes longer for it does not carry an upgrade.
 const PULL: Duration = Duration::from_secs(300);
@@ -256,13 +256,19 @@ fn certificates_check(found: &certificates::Certificates, now: DateTime<Utc>) ->
 
 async fn store_check(bench: &Bench, name: &str) -> (CheckResult, String) {
     let probe = async {
-        Store::open(&bench.client, &bench.namespace, name)
-            .await?
-            .probe()
-            .await
+        let store = Store::open(&bench.client, &bench.namespace, name).await?;
+        store.probe().await?;
+        let off = store.clock().filter(Reading::is_off);
+        Ok::<_, StoreError>(off.map(|read| read.told(&bench.node, store.endpoint())))
     };
     match tokio::time::timeout(STORE, probe).await {
-        Ok(Ok(())) => (
+        Ok(Ok(Some(clocks))) => (
+            CheckResult::Warn,
+            format!(
+                "EtcdBackupStore {name} works, but the clocks differ. {clocks}: set the wrong one by NTP."
+            ),
+        ),
+        Ok(Ok(None)) => (
             CheckResult::Pass,
             format!("EtcdBackupStore {name}: written, read back and removed an object."),
         ),

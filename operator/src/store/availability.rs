@@ -6,7 +6,7 @@ use kube::api::{Api, Patch, PatchParams};
 use lockkeeper_crds::{EtcdBackupStore, Tristate, condition, set_condition};
 
 use super::open::read;
-use super::{Failure, StoreError};
+use super::{Failure, Reading, StoreError};
 
 const AVAILABLE: &str = "Available";
 const REACHABLE: &str = "Reachable";
@@ -14,7 +14,21 @@ const WRITABLE: &str = "Writable";
 const CONDITIONAL_PUT: &str = "ConditionalPut";
 const CLOCK_IN_SYNC: &str = "ClockInSync";
 
-/// Says on the `EtcdBackupStore` how the last probe or backup fared there. True when something was written.
+/// Of [`Failure::ClockSkew`], and of a clock that is off and not refused yet.
+const CLOCK_SKEW: &str = "ClockSkew";
+
+/// How a store fared.
+#[derive(Clone, Copy, Debug)]
+pub struct Fared<'a> {
+    /// The node that used it.
+    pub node: &'a str,
+    /// How the last probe or backup ended.
+    pub outcome: Result<(), &'a StoreError>,
+    /// Where its server is, and what that said of the time; none when it said nothing.
+    pub clock: Option<(&'a str, Reading)>,
+}
+
+/// Says on the `EtcdBackupStore` how it fared. True when something was written.
 ///
 /// One read, and one write if the status or its reason differs from what is there.
 ///
@@ -24,7 +38,7 @@ pub async fn publish_availability(
     client: &kube::Client,
     namespace: &str,
     name: &str,
-    outcome: Result<(), &StoreError>,
+    fared: &Fared<'_>,
 ) -> Result<bool, StoreError> {
     let fail = |failure| StoreError::new(name, failure);
     let stores: Api<EtcdBackupStore> = Api::namespaced(client.clone(), namespace);
@@ -34,7 +48,7 @@ pub async fn publish_availability(
     else {
         return Ok(false);
     };
-    let Some(conditions) = changed(&store, outcome, &Time(Timestamp::now())) else {
+    let Some(conditions) = changed(&store, fared, &Time(Timestamp::now())) else {
         return Ok(false);
     };
     // With the resource version: another writer's change is not overwritten. It will be seen next time.
@@ -53,39 +67,76 @@ pub async fn publish_availability(
 }
 
 /// What one outcome says of each. What was not come to is Unknown.
-fn verdicts(outcome: Result<(), &StoreError>) -> [(&'static str, Tristate); 5] {
+fn verdicts(outcome: Result<(), &StoreError>) -> [(&'static str, Tristate); 4] {
     use Tristate::{False, True, Unknown};
-    let (available, [reachable, writable, conditional, clock]) = match outcome.map_err(StoreError::failure) {
-        Ok(()) => (True, [True; 4]),
-        Err(Failure::Unreachable { .. } | Failure::TimedOut { .. }) => {
-            (False, [False, Unknown, Unknown, Unknown])
+    let (available, [reachable, writable, conditional]) = match outcome.map_err(StoreError::failure) {
+        Ok(()) => (True, [True; 3]),
+        Err(Failure::Unreachable { .. } | Failure::Untrusted { .. } | Failure::TimedOut { .. }) => {
+            (False, [False, Unknown, Unknown])
         }
-        // S3 looks at the clock before at anything else.
-        Err(Failure::ClockSkew { .. }) => (False, [True, Unknown, Unknown, False]),
-        Err(Failure::ConditionalPut { .. }) => (False, [True, True, False, True]),
+        // A server looks at the clock before at anything else.
+        Err(Failure::ClockSkew { .. }) => (False, [True, Unknown, Unknown]),
+        Err(Failure::ConditionalPut { .. }) => (False, [True, True, False]),
         // Never asked.
         Err(
             Failure::Missing { .. } | Failure::Secret { .. } | Failure::Key { .. } | Failure::Spec { .. },
-        ) => (False, [Unknown; 4]),
-        Err(_) => (False, [True, False, Unknown, True]),
+        ) => (False, [Unknown; 3]),
+        Err(_) => (False, [True, False, Unknown]),
     };
     [
         (AVAILABLE, available),
         (REACHABLE, reachable),
         (WRITABLE, writable),
         (CONDITIONAL_PUT, conditional),
-        (CLOCK_IN_SYNC, clock),
     ]
 }
 
-fn changed(store: &EtcdBackupStore, outcome: Result<(), &StoreError>, now: &Time) -> Option<Vec<Condition>> {
-    let (reason, message) = match outcome {
+/// What the answers say of the two clocks, whatever else came of them.
+fn clock(fared: &Fared<'_>) -> (Tristate, &'static str, String) {
+    let refused = fared.outcome.err().filter(|e| e.reason() == CLOCK_SKEW);
+    match (refused, fared.clock) {
+        (Some(error), _) => (Tristate::False, CLOCK_SKEW, error.to_string()),
+        (None, Some((endpoint, read))) if read.is_off() => (
+            Tristate::False,
+            CLOCK_SKEW,
+            format!(
+                "{}: set the wrong one by NTP; at 15 minutes S3 and Azure refuse every request, and Google before that",
+                read.told(fared.node, endpoint)
+            ),
+        ),
+        (None, Some(_)) => (
+            Tristate::True,
+            "Tried",
+            "the Date of its answers is this node's, to a minute".to_owned(),
+        ),
+        (None, None) => (
+            Tristate::Unknown,
+            "NoDate",
+            "nothing has answered with a Date; a directory does not".to_owned(),
+        ),
+    }
+}
+
+fn changed(store: &EtcdBackupStore, fared: &Fared<'_>, now: &Time) -> Option<Vec<Condition>> {
+    let (reason, message) = match fared.outcome {
         Ok(()) => (
             "Writable",
             "written, read back, guarded by a conditional put, and deleted".to_owned(),
         ),
         Err(e) => (e.reason(), e.to_string()),
     };
+    let told = verdicts(fared.outcome).map(|(kind, verdict)| {
+        let (reason, message) = match verdict {
+            Tristate::Unknown => ("NotTried", "something before it failed; see Available"),
+            Tristate::True if kind != AVAILABLE => ("Tried", "tried, and found so"),
+            _ => (reason, message.as_str()),
+        };
+        (kind, verdict, reason, message.to_owned())
+    });
+    let (verdict, reason, message) = clock(fared);
+    let told = told
+        .into_iter()
+        .chain([(CLOCK_IN_SYNC, verdict, reason, message)]);
     let generation = store.metadata.generation;
     let mut conditions = store
         .status
@@ -93,13 +144,8 @@ fn changed(store: &EtcdBackupStore, outcome: Result<(), &StoreError>, now: &Time
         .map(|s| s.conditions.clone())
         .unwrap_or_default();
     let mut any = false;
-    for (kind, verdict) in verdicts(outcome) {
-        let (reason, message) = match verdict {
-            Tristate::Unknown => ("NotTried", "something before it failed; see Available"),
-            Tristate::True if kind != AVAILABLE => ("Tried", "tried, and found so"),
-            _ => (reason, message.as_str()),
-        };
-        let new = condition(kind, verdict, reason, message, generation, now.clone());
+    for (kind, verdict, reason, message) in told {
+        let new = condition(kind, verdict, reason, &message, generation, now.clone());
         let same = conditions.iter().any(|old| {
             // Not the message: it may hold a duration, and would be written anew each time.
             (&old.type_, &old.status, &old.reason, old.observed_generation)
@@ -118,6 +164,14 @@ mod tests {
     use super::*;
     use crate::store::connect::tests::spec;
 
+    fn fared(outcome: Result<(), &StoreError>) -> Fared<'_> {
+        Fared {
+            node: "cp1",
+            outcome,
+            clock: None,
+        }
+    }
+
     #[test]
     fn availability_is_written_on_change_only() {
         let mut store = EtcdBackupStore::new("main", spec("http://x"));
@@ -135,12 +189,15 @@ mod tests {
             )
         };
 
-        let first = changed(&store, Ok(()), &at(1)).expect("nothing is there yet");
+        let first = changed(&store, &fared(Ok(())), &at(1)).expect("nothing is there yet");
         store.status.get_or_insert_default().conditions = first;
-        assert_eq!(changed(&store, Ok(()), &at(2)), None);
-        let down = changed(&store, Err(&timed_out("after 5 s")), &at(3)).expect("it went away");
+        assert_eq!(changed(&store, &fared(Ok(())), &at(2)), None);
+        let down = changed(&store, &fared(Err(&timed_out("after 5 s"))), &at(3)).expect("it went away");
         store.status.get_or_insert_default().conditions = down;
-        assert_eq!(changed(&store, Err(&timed_out("after 6 s")), &at(4)), None);
+        assert_eq!(
+            changed(&store, &fared(Err(&timed_out("after 6 s"))), &at(4)),
+            None
+        );
         let condition = &store.status.as_ref().unwrap().conditions[0];
         assert_eq!(
             (condition.status.as_str(), condition.reason.as_str()),
@@ -158,8 +215,52 @@ mod tests {
         assert_eq!([of("Reachable"), of("Writable")], ["False", "Unknown"]);
         store.metadata.generation = Some(2);
         assert!(
-            changed(&store, Err(&timed_out("after 6 s")), &at(5)).is_some(),
+            changed(&store, &fared(Err(&timed_out("after 6 s"))), &at(5)).is_some(),
             "the spec changed"
         );
+    }
+    #[test]
+    fn a_clock_that_drifts_is_told_before_the_server_refuses() {
+        let mut store = EtcdBackupStore::new("main", spec("http://x"));
+        let now = Time(Timestamp::UNIX_EPOCH);
+        let read = |ahead| Reading {
+            here: chrono::DateTime::UNIX_EPOCH,
+            there: chrono::DateTime::UNIX_EPOCH + ahead,
+            ahead,
+        };
+        let skewed = StoreError::new(
+            "main",
+            Failure::ClockSkew {
+                endpoint: "x".to_owned(),
+                detail: "HTTP 403".to_owned(),
+            },
+        );
+        let off = chrono::TimeDelta::seconds(61);
+        for (outcome, ahead, verdict) in [
+            (Ok(()), Some(off), ["True", "False", "ClockSkew"]),
+            (Ok(()), Some(chrono::TimeDelta::zero()), ["True", "True", "Tried"]),
+            (Ok(()), None, ["True", "Unknown", "NoDate"]),
+            (Err(&skewed), None, ["False", "False", "ClockSkew"]),
+        ] {
+            let fared = Fared {
+                node: "cp1",
+                outcome,
+                clock: ahead.map(|ahead| ("https://s3.example", read(ahead))),
+            };
+            store.status.get_or_insert_default().conditions = vec![];
+            let told = changed(&store, &fared, &now).unwrap();
+            let of = |kind: &str| told.iter().find(|c| c.type_ == kind).unwrap();
+            let (available, clock) = (of(AVAILABLE), of(CLOCK_IN_SYNC));
+            assert_eq!([&available.status, &clock.status, &clock.reason], verdict);
+            if ahead == Some(off) {
+                for says in [
+                    "cp1 has 1970",
+                    "https://s3.example has 1970-01-01 00:01:01",
+                    "NTP",
+                ] {
+                    assert!(clock.message.contains(says), "{}", clock.message);
+                }
+            }
+        }
     }
 }

@@ -9,6 +9,7 @@ use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::local::LocalFileSystem;
 use object_store::{BackoffConfig, Certificate, ClientOptions, RetryConfig};
 
+use super::clock::Clock;
 use super::error::Failure;
 
 /// A static key pair.
@@ -64,6 +65,7 @@ pub(super) fn connect(
     s3: &S3,
     credentials: Option<&Credentials>,
     patience: Patience,
+    clock: &Clock,
 ) -> Result<AmazonS3, Failure> {
     let endpoint = s3.endpoint.as_deref().map(Endpoint::parse).transpose()?;
     let retry = RetryConfig {
@@ -88,6 +90,7 @@ pub(super) fn connect(
         // One object at a time is all that is deleted here, and not every server knows the bulk request.
         .with_disable_bulk_delete(true)
         .with_client_options(options(s3, patience)?)
+        .with_http_connector(clock.clone())
         .with_retry(retry);
     if let Some(endpoint) = endpoint {
         builder = builder.with_endpoint(endpoint.url(s3));
@@ -246,7 +249,13 @@ pub(super) mod tests {
             ("https://host/?a=b", "must not have a query"),
             ("https://", "must begin with"),
         ] {
-            let failure = connect(&s3(endpoint), Some(&credentials()), Patience::PROBE).unwrap_err();
+            let failure = connect(
+                &s3(endpoint),
+                Some(&credentials()),
+                Patience::PROBE,
+                &Clock::default(),
+            )
+            .unwrap_err();
             let text = failure.to_string();
             assert!(text.contains("spec.s3.endpoint"), "{endpoint}: {text}");
             assert!(text.contains(says), "{endpoint}: {text}");

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use object_store::client::{HttpError, HttpErrorKind};
 
+use super::clock::Clock;
+
 /// A store that could not do what was asked of it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("EtcdBackupStore {store}: {failure}")]
@@ -80,6 +82,14 @@ pub enum Failure {
     },
     #[error("{endpoint} cannot be reached to {doing}: bring it back, or correct spec.s3.endpoint ({detail})")]
     Unreachable {
+        endpoint: String,
+        doing: &'static str,
+        detail: String,
+    },
+    #[error(
+        "{endpoint} shows a certificate that nobody here trusts, so nothing was sent to {doing}: put the CA that signed it into spec.s3.caBundle, or correct spec.s3.endpoint ({detail})"
+    )]
+    Untrusted {
         endpoint: String,
         doing: &'static str,
         detail: String,
@@ -206,6 +216,7 @@ impl Failure {
             Self::Spec { .. } => "SpecInvalid",
             Self::NoSuchBucket { .. } => "NoSuchBucket",
             Self::Unreachable { .. } => "Unreachable",
+            Self::Untrusted { .. } => "CertificateUntrusted",
             Self::TimedOut { .. } => "TimedOut",
             Self::BadCredentials { .. } => "BadCredentials",
             Self::Forbidden { .. } => "Forbidden",
@@ -266,6 +277,8 @@ pub(super) struct Place {
     pub(super) endpoint: String,
     pub(super) region: String,
     pub(super) secret: String,
+    /// What its answers say of the time.
+    pub(super) clock: Clock,
 }
 
 impl Place {
@@ -283,7 +296,19 @@ impl Place {
 
     /// Says what `e`, met while `doing`, means.
     pub(super) fn error(&self, doing: &'static str, e: &object_store::Error) -> StoreError {
-        self.because(self.classify(doing, e))
+        let failure = self.classify(doing, e);
+        let refused = matches!(
+            failure,
+            Failure::ClockSkew { .. } | Failure::BadCredentials { .. } | Failure::Forbidden { .. }
+        );
+        // Not every server calls it by its name: what is signed at the wrong time is signed wrongly.
+        match self.clock.last().filter(|read| refused && read.is_off()) {
+            Some(read) => self.because(Failure::ClockSkew {
+                endpoint: self.endpoint.clone(),
+                detail: format!("{}; {}", Answer::of(e).detail, read.told("this node", "it")),
+            }),
+            None => self.because(failure),
+        }
     }
 
     fn classify(&self, doing: &'static str, e: &object_store::Error) -> Failure {
@@ -367,6 +392,12 @@ impl Place {
             },
             (_, None) => match answer.transport {
                 Some(HttpErrorKind::Timeout) => Failure::TimedOut {
+                    endpoint,
+                    doing,
+                    detail,
+                },
+                // rustls' words; the type is hidden within one of the operating system's errors.
+                Some(_) if detail.starts_with("invalid peer certificate") => Failure::Untrusted {
                     endpoint,
                     doing,
                     detail,

@@ -13,6 +13,7 @@
 //! may quote the access key, are reduced to their error code ([`error`]).
 
 mod availability;
+mod clock;
 mod connect;
 mod error;
 mod fetch;
@@ -36,7 +37,8 @@ use std::time::Duration;
 use object_store::ObjectStore;
 use object_store::path::Path;
 
-pub use availability::publish_availability;
+pub use availability::{Fared, publish_availability};
+pub use clock::Reading;
 pub use connect::Credentials;
 pub use error::{Failure, StoreError, UploadError};
 pub use keep::Kept;
@@ -86,6 +88,18 @@ impl Store {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.place.store
+    }
+
+    /// What its server's last answer said of the time; none before the first one, and of a directory.
+    #[must_use]
+    pub fn clock(&self) -> Option<Reading> {
+        self.place.clock.last()
+    }
+
+    /// The server, in words.
+    #[must_use]
+    pub fn endpoint(&self) -> &str {
+        &self.place.endpoint
     }
 
     /// What opens its encrypted backups inside the cluster; none where the keys are kept elsewhere.
@@ -150,6 +164,7 @@ impl Store {
                 endpoint: "memory".to_owned(),
                 region: "nowhere".to_owned(),
                 secret: "secret".to_owned(),
+                clock: Default::default(),
             }),
             prefix: Path::from(prefix),
             packing: Packing::default(),

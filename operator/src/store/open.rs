@@ -8,6 +8,7 @@ use kube::Api;
 use lockkeeper_crds::{Encryption, EtcdBackupStore, EtcdBackupStoreSpec, LocalReference, S3};
 use object_store::path::Path;
 
+use super::clock::Clock;
 use super::connect::{Patience, connect, directory};
 use super::error::Place;
 use super::keys::Lock;
@@ -172,14 +173,16 @@ impl Ground {
                 || "(none: spec.s3.credentialsSecret names none)".to_owned(),
                 |s| s.name.clone(),
             ),
+            clock: Clock::default(),
         };
-        let data = Arc::new(connect(s3, credentials, Patience::DATA)?);
+        let data = Arc::new(connect(s3, credentials, Patience::DATA, &place.clock)?);
+        let brisk = Arc::new(connect(s3, credentials, Patience::PROBE, &place.clock)?);
         Ok(Self {
             place,
             prefix,
             uploads: Uploads::of_bucket(data.clone(), s3)?,
             objects: data,
-            brisk: Arc::new(connect(s3, credentials, Patience::PROBE)?),
+            brisk,
         })
     }
 
@@ -193,6 +196,7 @@ impl Ground {
             endpoint: path.to_owned(),
             region: String::new(),
             secret: String::new(),
+            clock: Clock::default(),
         };
         Ok(Self {
             place,

@@ -8,6 +8,8 @@
 mod api;
 mod deleted;
 mod figures;
+mod relay;
+mod servers;
 mod stores;
 mod world;
 

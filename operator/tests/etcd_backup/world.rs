@@ -239,11 +239,24 @@ pub(crate) struct ObjectServer {
     pub(crate) process: Option<Process>,
     pub(crate) root: TempDir,
     bin: PathBuf,
-    port: u16,
+    pub(crate) port: u16,
+    /// Its certificate and key, where it speaks TLS.
+    tls: Option<[PathBuf; 2]>,
 }
 
 impl ObjectServer {
     pub(crate) async fn start(bin: &Path) -> Self {
+        Self::start_with(bin, None).await
+    }
+
+    /// With a certificate that a CA of one's own signed.
+    pub(crate) async fn start_with_tls(bin: &Path) -> Self {
+        // It changes its directory.
+        let pki = std::path::absolute("tests/etcd_backup/pki").unwrap();
+        Self::start_with(bin, Some(["both.crt", "both.key"].map(|name| pki.join(name)))).await
+    }
+
+    async fn start_with(bin: &Path, tls: Option<[PathBuf; 2]>) -> Self {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join(BUCKET)).unwrap();
         let mut server = Self {
@@ -251,15 +264,21 @@ impl ObjectServer {
             root,
             bin: bin.to_owned(),
             port: free_port(),
+            tls,
         };
         server.up().await;
         server
     }
 
     pub(crate) async fn up(&mut self) {
+        let tls = self.tls.iter().flat_map(|[certificate, key]| {
+            let named = |flag: &str, file: &Path| format!("--{flag}={}", file.display());
+            [named("cert", certificate), named("key", key)]
+        });
         self.process = Some(Process::start(
             Command::new(self.bin.join("versitygw"))
                 .args(["--quiet", "--port", &format!("127.0.0.1:{}", self.port)])
+                .args(tls)
                 .args(["--access", "identifier", "--secret", "secret-key", "posix"])
                 .arg(self.root.path()),
         ));
@@ -270,12 +289,17 @@ impl ObjectServer {
         self.process = None;
     }
 
+    pub(crate) fn endpoint(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}", self.port)
+    }
+
     pub(crate) fn spec(&self) -> EtcdBackupStoreSpec {
         EtcdBackupStoreSpec {
             s3: Some(S3 {
                 bucket: BUCKET.to_owned(),
                 prefix: "clusters/one".to_owned(),
-                endpoint: Some(format!("http://127.0.0.1:{}", self.port)),
+                endpoint: Some(self.endpoint()),
                 region: "us-east-1".to_owned(),
                 virtual_hosted_style: false,
                 credentials_secret: Some(LocalReference {
