@@ -37,6 +37,10 @@ refuse "an unknown value below is refused" "replica" render --set operator.repli
 refuse "a bad endpoint is refused" "endpoint" render --set store.s3.bucket=backups,store.s3.endpoint=minio:9000
 refuse "a cron line of six fields" "schedule" render --set store.s3.bucket=backups,store.schedule="0 0 3 * * *"
 refuse "a store whose Secret may not be read is refused" "not in store.secretNames" render --set store.s3.bucket=backups,store.s3.credentialsSecret=other
+refuse "a store of two places is refused" "store.s3, store.gcs are all set" render --set store.s3.bucket=backups,store.gcs.bucket=backups
+refuse "a container without its account is refused" "name the storage account" render --set store.azure.container=backups
+check "a bucket of Google's" says "gcs:" render --set store.gcs.bucket=backups
+check "without a Secret the environment says who we are" equals 0 sh -c "'$HELM' template lockkeeper '$chart' --set store.gcs.bucket=backups --set-json 'store.secretNames=[]' -s templates/store.yaml | grep -c credentialsSecret"
 refuse "a work directory that is no path" "workDirectory" render --set agent.workDirectory=work
 check "a work directory of its own is mounted" says "name: work" render --set agent.workDirectory=/data/proofs
 check "the disk of etcd is not allowed unless it is" equals 0 sh -c "'$HELM' template lockkeeper '$chart' -n '$ns' | grep -c -e --proof-on-etcd-disk"
@@ -94,6 +98,16 @@ refuse "a name that is no label" "metadata.name is longer than 63 characters" sc
 refuse "a drill that proves nothing more" "spec.drill.proof is Stored" schedule nightly 'schedule: "0 3 * * *", drill: {schedule: "0 5 * * 0", proof: Stored}'
 refuse "a drill by a nickname" "spec.drill.schedule is no cron line of five fields: write" schedule nightly 'schedule: "0 3 * * *", drill: {schedule: "@weekly-on-sunday"}'
 check "a drill is a whole one when nothing is said" equals Stored-Drilled schedule nightly 'schedule: "0 3 * * *", drill: {schedule: "0 5 * * 0"}' 'jsonpath={.spec.proof}-{.spec.drill.proof}'
+
+# A store is one place.
+store() { # SPEC
+  printf 'apiVersion: lockkeeper.dev/v1alpha1\nkind: EtcdBackupStore\nmetadata: {name: s}\nspec: {%s}\n' "$1" | k -n "$ns" create --dry-run=server -f -
+}
+check "a bucket of Google's is taken" store 'gcs: {bucket: backups}'
+check "a container of Azure's is taken" store 'azure: {account: account, container: backups}'
+refuse "two places" "spec must name exactly one place, spec.s3, spec.gcs, spec.azure or spec.directory" store 'gcs: {bucket: backups}, azure: {account: account, container: backups}'
+refuse "no place" "spec must name exactly one place" store 'compression: Zstd'
+refuse "an account that is none" "spec.azure.account" store 'azure: {account: An-Account, container: backups}'
 
 # A backup's spec: fixed, but that more proof may be asked for.
 printf 'apiVersion: lockkeeper.dev/v1alpha1\nkind: EtcdBackup\nmetadata: {name: b}\nspec: {storeRef: {name: default}}\n' | k -n "$ns" create -f - >/dev/null

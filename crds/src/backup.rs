@@ -270,7 +270,7 @@ pub struct Tried {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Artifact {
-    /// `s3://bucket/key` of the snapshot: `snapshot.db`, with `.zst` when it is compressed and then `.age` when it is
+    /// `s3://bucket/key` (or `gs:`, `az:`, `file:`) of the snapshot: `snapshot.db`, with `.zst` when it is compressed and then `.age` when it is
     /// encrypted. What comes out is a file as `etcdutl snapshot restore` takes it.
     pub uri: String,
     /// Its manifest beside it, published last: a backup without one does not exist.

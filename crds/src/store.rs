@@ -22,6 +22,13 @@ use crate::LocalReference;
     doc = "A place for etcd backups.",
     printcolumn(name = "Bucket", type_ = "string", json_path = ".spec.s3.bucket"),
     printcolumn(name = "Prefix", type_ = "string", json_path = ".spec.s3.prefix"),
+    printcolumn(name = "GCS", type_ = "string", json_path = ".spec.gcs.bucket", priority = 1),
+    printcolumn(
+        name = "Azure",
+        type_ = "string",
+        json_path = ".spec.azure.container",
+        priority = 1
+    ),
     printcolumn(
         name = "Directory",
         type_ = "string",
@@ -41,11 +48,17 @@ use crate::LocalReference;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.s3) != has(self.directory)").message("spec must name one place, spec.s3 or spec.directory, and not both: remove the other"))]
+#[x_kube(validation = Rule::new("[has(self.s3), has(self.gcs), has(self.azure), has(self.directory)].filter(named, named).size() == 1").message("spec must name exactly one place, spec.s3, spec.gcs, spec.azure or spec.directory: name one, and remove the others"))]
 pub struct EtcdBackupStoreSpec {
     /// An S3 bucket or what speaks its protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub s3: Option<S3>,
+    /// A bucket of Google Cloud Storage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gcs: Option<Gcs>,
+    /// A container of Azure Blob Storage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub azure: Option<Azure>,
     /// A directory on the control-plane nodes: shared storage that is mounted on each of them, such as NFS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory: Option<Directory>,
@@ -142,6 +155,74 @@ pub struct S3 {
     /// What the server itself encrypts with, besides `spec.encryption`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_side_encryption: Option<ServerSideEncryption>,
+}
+
+/// A bucket of Google Cloud Storage.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Gcs {
+    /// The bucket; it must exist.
+    #[schemars(
+        length(min = 3, max = 222),
+        regex(pattern = r"^[a-z0-9][a-z0-9._-]*[a-z0-9]$")
+    )]
+    pub bucket: String,
+    /// Goes before every key; several clusters may share a bucket under prefixes of their own.
+    #[serde(default)]
+    #[schemars(
+        length(max = 512),
+        regex(pattern = r"^([A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*)?$")
+    )]
+    pub prefix: String,
+    /// Another address of the service, such as a private endpoint's. Absent: `https://storage.googleapis.com`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^https?://[^ ]+$"))]
+    pub endpoint: Option<String>,
+    /// A Secret in the same namespace whose key `GOOGLE_SERVICE_ACCOUNT_KEY` holds a service account's key, the JSON
+    /// file. The chart's value `store.secretNames` must name it too. Absent: the agents' environment says who they are
+    /// (`GOOGLE_SERVICE_ACCOUNT`, a file), or the metadata server of the machine (workload identity of GKE, or the
+    /// instance's own account). A key of type `external_account` is not understood.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret: Option<LocalReference>,
+    /// As of `s3`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 65536))]
+    pub ca_bundle: Option<String>,
+}
+
+/// A container of Azure Blob Storage. What a killed agent had begun to upload is not listed there, and cannot be taken
+/// away: Azure drops it after a week.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Azure {
+    /// The storage account.
+    #[schemars(regex(pattern = r"^[a-z0-9]{3,24}$"))]
+    pub account: String,
+    /// The container; it must exist.
+    #[schemars(length(min = 3, max = 63), regex(pattern = r"^[a-z0-9](-?[a-z0-9])*$"))]
+    pub container: String,
+    /// Goes before every key; several clusters may share a container under prefixes of their own.
+    #[serde(default)]
+    #[schemars(
+        length(max = 512),
+        regex(pattern = r"^([A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*)?$")
+    )]
+    pub prefix: String,
+    /// Another address of the account's blobs, for another cloud of Azure's or one of one's own. Absent:
+    /// `https://<account>.blob.core.windows.net`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^https?://[^ ]+$"))]
+    pub endpoint: Option<String>,
+    /// A Secret in the same namespace with either `AZURE_STORAGE_ACCOUNT_KEY`, the account's key, or
+    /// `AZURE_STORAGE_SAS_TOKEN`, a shared access signature of the container with `sp=racwdl`. The chart's value
+    /// `store.secretNames` must name it too. Absent: the agents' environment says who they are (`AZURE_CLIENT_ID`,
+    /// `AZURE_TENANT_ID` and `AZURE_FEDERATED_TOKEN_FILE`, or the machine's managed identity).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret: Option<LocalReference>,
+    /// As of `s3`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 65536))]
+    pub ca_bundle: Option<String>,
 }
 
 /// Encryption by the server.

@@ -17,7 +17,19 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{/* The Secret of the chart's own store. */}}
 {{- define "lockkeeper.storeSecret" -}}
-{{ .Values.store.s3.credentialsSecret | default (first .Values.store.secretNames) }}
+{{- $named := list .Values.store.s3.credentialsSecret .Values.store.gcs.credentialsSecret .Values.store.azure.credentialsSecret | compact | first -}}
+{{ $named | default (first (default list .Values.store.secretNames)) | default "" }}
+{{- end }}
+
+{{/* Which of the four places the chart's own store is: its name, or nothing. */}}
+{{- define "lockkeeper.storePlaces" -}}
+{{- $store := .Values.store -}}
+{{- $places := list -}}
+{{- if $store.s3.bucket }}{{ $places = append $places "s3" }}{{ end -}}
+{{- if $store.gcs.bucket }}{{ $places = append $places "gcs" }}{{ end -}}
+{{- if $store.azure.container }}{{ $places = append $places "azure" }}{{ end -}}
+{{- if $store.directory.path }}{{ $places = append $places "directory" }}{{ end -}}
+{{ join "," $places }}
 {{- end }}
 
 {{/* One more object with the labels and annotations of ours. Call with (dict "root" $ "object" $o "annotations" $a). */}}

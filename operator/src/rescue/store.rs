@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{Output, RescueError};
 use crate::agent::rescue::Chosen;
-use crate::store::{BackupKey, Credentials, Identities, Listed, Manifest, Secrets, Store};
+use crate::store::{BackupKey, Identities, Listed, Manifest, Secrets, Store};
 
 /// Where the backups lie: in a file, or by flags.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -40,8 +40,8 @@ pub(super) struct StoreArgs {
     /// A file with the certificates, in PEM, that the server's is signed with.
     #[arg(long, value_name = "FILE", requires = "bucket")]
     ca_file: Option<PathBuf>,
-    /// A file with the bucket's credentials: the Secret as YAML, or lines AWS_ACCESS_KEY_ID=... and
-    /// AWS_SECRET_ACCESS_KEY=... Without it the environment's.
+    /// A file with the bucket's credentials: the Secret as YAML, its keys as lines (AWS_ACCESS_KEY_ID=... and
+    /// AWS_SECRET_ACCESS_KEY=...), or a service account's key of Google's. Without it the environment's.
     #[arg(long, value_name = "FILE", conflicts_with = "directory")]
     credentials: Option<PathBuf>,
 }
@@ -86,13 +86,12 @@ impl StoreArgs {
         };
         let spec: EtcdBackupStoreSpec =
             serde_json::from_value(spec).map_err(|e| refused(format_args!("the store's flags: {e}")))?;
-        let credentials = self.credentials.as_deref().map(Credentials::from_file);
-        let secrets = Secrets {
-            credentials: credentials
-                .transpose()
-                .map_err(|why| refused(format_args!("--credentials: {why}")))?,
-            ..Secrets::default()
-        };
+        let credentials = self.credentials.as_deref();
+        let secrets = credentials.map(|file| Secrets::of_file(&spec, file));
+        let secrets = secrets
+            .transpose()
+            .map_err(|why| refused(format_args!("--credentials: {}", self.said(&why.to_string()))))?;
+        let secrets = secrets.unwrap_or_default();
         Store::from_spec(NAME, &spec, secrets).map_err(|e| self.refused(e))
     }
 
@@ -124,14 +123,18 @@ impl StoreArgs {
 
     /// A store's sentence, in the words that were used here.
     fn refused(&self, error: impl std::fmt::Display) -> RescueError {
-        let mut said = error.to_string();
+        RescueError::Refused(self.said(&error.to_string()))
+    }
+
+    fn said(&self, sentence: &str) -> String {
+        let mut said = sentence.to_owned();
         if self.store.is_none() {
             said = said.replace(&format!("EtcdBackupStore {NAME}: "), "");
             for (field, flag) in FLAGS {
                 said = said.replace(field, flag);
             }
         }
-        RescueError::Refused(said)
+        said
     }
 
     async fn listed(&self) -> Result<(Store, Vec<Listed>), RescueError> {
@@ -277,10 +280,10 @@ struct Row<'a> {
 }
 
 pub(super) async fn list(args: &ListArgs) -> Result<(), RescueError> {
-    let (_, mut listed) = args.store.listed().await?;
+    let (store, mut listed) = args.store.listed().await?;
     newest_first(&mut listed);
     let text = match args.output {
-        Output::Text => table(&listed),
+        Output::Text => table(&listed, &args.store.said(store.prefix_field())),
         Output::Json => {
             let rows: Vec<Row<'_>> = listed.iter().map(row).collect();
             serde_json::to_string_pretty(&rows).map_err(std::io::Error::from)?
@@ -303,10 +306,10 @@ fn row(listed: &Listed) -> Row<'_> {
     }
 }
 
-fn table(listed: &[Listed]) -> String {
+/// `field`: where the spec says below what they lie.
+fn table(listed: &[Listed], field: &str) -> String {
     if listed.is_empty() {
-        return "There is no backup here: is the prefix (--prefix, or spec.s3.prefix) that of the cluster?"
-            .to_owned();
+        return format!("There is no backup here: is {field} that of the cluster?");
     }
     let widest = listed
         .iter()

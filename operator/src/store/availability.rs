@@ -79,7 +79,11 @@ fn verdicts(outcome: Result<(), &StoreError>) -> [(&'static str, Tristate); 4] {
         Err(Failure::ConditionalPut { .. }) => (False, [True, True, False]),
         // Never asked.
         Err(
-            Failure::Missing { .. } | Failure::Secret { .. } | Failure::Key { .. } | Failure::Spec { .. },
+            Failure::Missing { .. }
+            | Failure::Secret { .. }
+            | Failure::Key { .. }
+            | Failure::Spec { .. }
+            | Failure::NoIdentity { .. },
         ) => (False, [Unknown; 3]),
         Err(_) => (False, [True, False, Unknown]),
     };
@@ -162,6 +166,7 @@ fn changed(store: &EtcdBackupStore, fared: &Fared<'_>, now: &Time) -> Option<Vec
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Kind;
     use crate::store::connect::tests::spec;
 
     fn fared(outcome: Result<(), &StoreError>) -> Fared<'_> {
@@ -182,6 +187,7 @@ mod tests {
             StoreError::new(
                 "main",
                 Failure::TimedOut {
+                    kind: Kind::S3,
                     endpoint: "x".to_owned(),
                     doing: "write",
                     detail,

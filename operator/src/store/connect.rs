@@ -1,31 +1,13 @@
-//! A client for one bucket, from the spec and the credentials.
+//! How a server is reached: its address, its certificates, how long it is waited for.
 
 use std::time::Duration;
 
 use http::Uri;
-use lockkeeper_crds::{S3, ServerSideEncryption, ServerSideKind};
-use object_store::aws::AmazonS3ConfigKey;
-use object_store::aws::{AmazonS3, AmazonS3Builder};
+use lockkeeper_crds::{Azure, Gcs, S3};
 use object_store::local::LocalFileSystem;
 use object_store::{BackoffConfig, Certificate, ClientOptions, RetryConfig};
 
-use super::clock::Clock;
-use super::error::Failure;
-
-/// A static key pair.
-#[derive(Clone)]
-pub struct Credentials {
-    /// `AWS_ACCESS_KEY_ID`.
-    pub access_key_id: String,
-    /// `AWS_SECRET_ACCESS_KEY`.
-    pub secret_access_key: String,
-}
-
-impl std::fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Credentials(…)")
-    }
-}
+use super::{Failure, Kind};
 
 /// How long a server is waited for.
 #[derive(Clone, Copy, Debug)]
@@ -57,18 +39,9 @@ impl Patience {
     };
 }
 
-/// `credentials`: none, and the environment says who we are.
-///
-/// # Errors
-/// When a field makes no sense, or there is no set of CA certificates on this machine and `https` needs one.
-pub(super) fn connect(
-    s3: &S3,
-    credentials: Option<&Credentials>,
-    patience: Patience,
-    clock: &Clock,
-) -> Result<AmazonS3, Failure> {
-    let endpoint = s3.endpoint.as_deref().map(Endpoint::parse).transpose()?;
-    let retry = RetryConfig {
+/// Of the client's own tries.
+pub(super) fn retry(patience: Patience) -> RetryConfig {
+    RetryConfig {
         backoff: BackoffConfig {
             init_backoff: Duration::from_millis(200),
             max_backoff: Duration::from_secs(10),
@@ -76,77 +49,87 @@ pub(super) fn connect(
         },
         max_retries: patience.retries,
         retry_timeout: patience.retry_for,
-    };
-    let builder = match credentials {
-        Some(credentials) => AmazonS3Builder::new()
-            .with_access_key_id(&credentials.access_key_id)
-            .with_secret_access_key(&credentials.secret_access_key),
-        None => AmazonS3Builder::from_env(),
-    };
-    let mut builder = builder
-        .with_bucket_name(&s3.bucket)
-        .with_region(&s3.region)
-        .with_virtual_hosted_style_request(s3.virtual_hosted_style)
-        // One object at a time is all that is deleted here, and not every server knows the bulk request.
-        .with_disable_bulk_delete(true)
-        .with_client_options(options(s3, patience)?)
-        .with_http_connector(clock.clone())
-        .with_retry(retry);
-    if let Some(endpoint) = endpoint {
-        builder = builder.with_endpoint(endpoint.url(s3));
     }
-    if let Some(encryption) = &s3.server_side_encryption {
-        builder = server_side(builder, encryption);
-    }
-    builder.build().map_err(|e| Failure::Spec {
-        field: "spec.s3",
-        problem: super::error::chain(&e),
-    })
 }
 
-/// How the server is talked to.
-pub(super) fn options(s3: &S3, patience: Patience) -> Result<ClientOptions, Failure> {
-    // reqwest is built without a TLS provider of its own, so that there is one only. Whoever came first wins;
-    // it is the same one.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let endpoint = s3.endpoint.as_deref().map(Endpoint::parse).transpose()?;
-    let plain = endpoint.as_ref().is_some_and(Endpoint::plain);
-    let mut options = ClientOptions::new()
-        .with_timeout_disabled()
-        .with_read_timeout(patience.idle)
-        .with_connect_timeout(patience.connect)
-        .with_allow_http(plain)
-        // Without TLS no CA certificates are needed, and an image may have none.
-        .with_no_system_certificates(plain);
-    if let Some(bundle) = &s3.ca_bundle {
-        let fail = |problem: &str| Failure::Spec {
-            field: "spec.s3.caBundle",
-            problem: problem.to_owned(),
-        };
-        let all =
-            Certificate::from_pem_bundle(bundle.as_bytes()).map_err(|_| fail("is no certificate in PEM"))?;
-        if all.is_empty() {
-            return Err(fail("holds no certificate in PEM"));
-        }
-        for certificate in all {
-            options = options.with_root_certificate(certificate);
-        }
-    }
-    Ok(options)
+/// What a spec says of its server.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Server<'a> {
+    pub(super) kind: Kind,
+    pub(super) endpoint: Option<&'a str>,
+    pub(super) ca_bundle: Option<&'a str>,
 }
 
-fn server_side(builder: AmazonS3Builder, encryption: &ServerSideEncryption) -> AmazonS3Builder {
-    let kind = |builder: AmazonS3Builder, kind: &str| {
-        let key = "aws_server_side_encryption".parse::<AmazonS3ConfigKey>();
-        match key {
-            Ok(key) => builder.with_config(key, kind),
-            Err(_) => builder,
+impl<'a> From<&'a S3> for Server<'a> {
+    fn from(s3: &'a S3) -> Self {
+        Self {
+            kind: Kind::S3,
+            endpoint: s3.endpoint.as_deref(),
+            ca_bundle: s3.ca_bundle.as_deref(),
         }
-    };
-    match (encryption.kind, &encryption.kms_key_id) {
-        (ServerSideKind::S3, _) => kind(builder, "AES256"),
-        (ServerSideKind::Kms, Some(key)) => builder.with_sse_kms_encryption(key),
-        (ServerSideKind::Kms, None) => kind(builder, "aws:kms"),
+    }
+}
+
+impl<'a> From<&'a Gcs> for Server<'a> {
+    fn from(gcs: &'a Gcs) -> Self {
+        Self {
+            kind: Kind::Gcs,
+            endpoint: gcs.endpoint.as_deref(),
+            ca_bundle: gcs.ca_bundle.as_deref(),
+        }
+    }
+}
+
+impl<'a> From<&'a Azure> for Server<'a> {
+    fn from(azure: &'a Azure) -> Self {
+        Self {
+            kind: Kind::Azure,
+            endpoint: azure.endpoint.as_deref(),
+            ca_bundle: azure.ca_bundle.as_deref(),
+        }
+    }
+}
+
+impl Server<'_> {
+    /// # Errors
+    /// When it makes no sense.
+    pub(super) fn endpoint(&self) -> Result<Option<Endpoint>, Failure> {
+        self.endpoint
+            .map(|text| Endpoint::parse(self.kind, text))
+            .transpose()
+    }
+
+    /// How it is talked to.
+    ///
+    /// # Errors
+    /// When a field makes no sense.
+    pub(super) fn options(&self, patience: Patience) -> Result<ClientOptions, Failure> {
+        // reqwest is built without a TLS provider of its own, so that there is one only. Whoever came first wins;
+        // it is the same one.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let plain = self.endpoint()?.as_ref().is_some_and(Endpoint::plain);
+        let mut options = ClientOptions::new()
+            .with_timeout_disabled()
+            .with_read_timeout(patience.idle)
+            .with_connect_timeout(patience.connect)
+            .with_allow_http(plain)
+            // Without TLS no CA certificates are needed, and an image may have none.
+            .with_no_system_certificates(plain);
+        if let Some(bundle) = self.ca_bundle {
+            let fail = |problem: &str| Failure::Spec {
+                field: self.kind.words().ca_bundle,
+                problem: problem.to_owned(),
+            };
+            let all = Certificate::from_pem_bundle(bundle.as_bytes())
+                .map_err(|_| fail("is no certificate in PEM"))?;
+            if all.is_empty() {
+                return Err(fail("holds no certificate in PEM"));
+            }
+            for certificate in all {
+                options = options.with_root_certificate(certificate);
+            }
+        }
+        Ok(options)
     }
 }
 
@@ -163,12 +146,13 @@ pub(super) fn directory(path: &str) -> Result<LocalFileSystem, Failure> {
     })
 }
 
-struct Endpoint(Uri);
+/// An address without credentials.
+pub(super) struct Endpoint(Uri);
 
 impl Endpoint {
-    fn parse(text: &str) -> Result<Self, Failure> {
+    fn parse(kind: Kind, text: &str) -> Result<Self, Failure> {
         let fail = |problem: &str| Failure::Spec {
-            field: "spec.s3.endpoint",
+            field: kind.words().endpoint,
             problem: problem.to_owned(),
         };
         let uri: Uri = text
@@ -193,23 +177,26 @@ impl Endpoint {
         self.0.scheme_str() == Some("http")
     }
 
-    /// The client takes an endpoint of virtual-hosted style with the bucket already in its host.
-    fn url(&self, s3: &S3) -> String {
+    /// The same without a slash at its end; with a bucket, in its host.
+    pub(super) fn url(&self, bucket: Option<&str>) -> String {
         let scheme = self.0.scheme_str().unwrap_or("https");
         let authority = self.0.authority().map_or("", http::uri::Authority::as_str);
         let path = self.0.path().trim_end_matches('/');
-        if s3.virtual_hosted_style {
-            format!("{scheme}://{}.{authority}{path}", s3.bucket)
-        } else {
-            format!("{scheme}://{authority}{path}")
+        match bucket {
+            Some(bucket) => format!("{scheme}://{bucket}.{authority}{path}"),
+            None => format!("{scheme}://{authority}{path}"),
         }
     }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::*;
     use lockkeeper_crds::LocalReference;
+
+    use super::*;
+    use crate::store::Credentials;
+    use crate::store::clock::Clock;
+    use crate::store::clouds::s3 as connect;
 
     pub(in crate::store) fn s3(endpoint: &str) -> S3 {
         S3 {
@@ -251,7 +238,7 @@ pub(super) mod tests {
         ] {
             let failure = connect(
                 &s3(endpoint),
-                Some(&credentials()),
+                Some(&credentials().into()),
                 Patience::PROBE,
                 &Clock::default(),
             )
@@ -265,11 +252,10 @@ pub(super) mod tests {
 
     #[test]
     fn the_bucket_goes_into_the_host_only_where_that_is_asked_for() {
-        let mut spec = s3("https://s3.example:9000/");
-        let endpoint = Endpoint::parse("https://s3.example:9000/").unwrap();
-        assert_eq!(endpoint.url(&spec), "https://s3.example:9000");
-        spec.virtual_hosted_style = true;
-        assert_eq!(endpoint.url(&spec), "https://backups.s3.example:9000");
+        let spec = s3("https://s3.example:9000/");
+        let endpoint = Server::from(&spec).endpoint().unwrap().unwrap();
+        assert_eq!(endpoint.url(None), "https://s3.example:9000");
+        assert_eq!(endpoint.url(Some("backups")), "https://backups.s3.example:9000");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use object_store::client::{HttpError, HttpErrorKind};
 
 use super::clock::Clock;
+use super::failure::{Failure, Kind};
 
 /// A store that could not do what was asked of it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,197 +61,6 @@ impl StoreError {
     }
 }
 
-/// What can go wrong with a store. `detail` never holds a credential.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs)] // Each sentence says what its fields are.
-pub enum Failure {
-    #[error("does not exist in namespace {namespace}: create it, or name another one")]
-    Missing { namespace: String },
-    #[error(
-        "Secret {secret} {problem}: it must hold AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and spec.s3.credentialsSecret must name it"
-    )]
-    Secret { secret: String, problem: String },
-    #[error("the {what} could not be read from the API: {detail}")]
-    Api { what: &'static str, detail: String },
-    #[error("{field} {problem}")]
-    Spec { field: &'static str, problem: String },
-    #[error("bucket {bucket} does not exist at {endpoint}: create it, or correct spec.s3.bucket ({detail})")]
-    NoSuchBucket {
-        bucket: String,
-        endpoint: String,
-        detail: String,
-    },
-    #[error("{endpoint} cannot be reached to {doing}: bring it back, or correct spec.s3.endpoint ({detail})")]
-    Unreachable {
-        endpoint: String,
-        doing: &'static str,
-        detail: String,
-    },
-    #[error(
-        "{endpoint} shows a certificate that nobody here trusts, so nothing was sent to {doing}: put the CA that signed it into spec.s3.caBundle, or correct spec.s3.endpoint ({detail})"
-    )]
-    Untrusted {
-        endpoint: String,
-        doing: &'static str,
-        detail: String,
-    },
-    #[error(
-        "{endpoint} did not answer in time to {doing}: see how it fares, or correct spec.s3.endpoint ({detail})"
-    )]
-    TimedOut {
-        endpoint: String,
-        doing: &'static str,
-        detail: String,
-    },
-    #[error(
-        "{endpoint} does not accept the credentials: correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in Secret {secret} ({detail})"
-    )]
-    BadCredentials {
-        endpoint: String,
-        secret: String,
-        detail: String,
-    },
-    #[error(
-        "the credentials in Secret {secret} may not {doing} in bucket {bucket}: allow s3:PutObject, s3:GetObject, s3:DeleteObject, s3:ListBucket and s3:AbortMultipartUpload, or correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY ({detail})"
-    )]
-    Forbidden {
-        bucket: String,
-        secret: String,
-        doing: &'static str,
-        detail: String,
-    },
-    #[error(
-        "the clocks of this node and of {endpoint} differ by more than it accepts: set the wrong one by NTP ({detail})"
-    )]
-    ClockSkew { endpoint: String, detail: String },
-    #[error(
-        "bucket {bucket} is not in region {region}: correct spec.s3.region, or spec.s3.endpoint ({detail})"
-    )]
-    WrongRegion {
-        bucket: String,
-        region: String,
-        detail: String,
-    },
-    #[error("{endpoint} has no room left for bucket {bucket}: make room, or raise its quota ({detail})")]
-    Full {
-        bucket: String,
-        endpoint: String,
-        detail: String,
-    },
-    #[error("{endpoint} failed to {doing}: see its own log ({detail})")]
-    ServerError {
-        endpoint: String,
-        doing: &'static str,
-        detail: String,
-    },
-    #[error("{endpoint} refused to {doing} ({detail})")]
-    Refused {
-        endpoint: String,
-        doing: &'static str,
-        detail: String,
-    },
-    #[error(
-        "{endpoint} does not honour conditional puts (If-None-Match), without which a half backup cannot be told from a whole one: use a server that does ({detail})"
-    )]
-    ConditionalPut { endpoint: String, detail: String },
-    #[error(
-        "what was read back from {location} is not what was written: {detail}; the store or the way to it damages data"
-    )]
-    ReadBack { location: String, detail: String },
-    #[error("there is a manifest already at {location}, written by somebody else: nothing was overwritten")]
-    ManifestTaken { location: String },
-    #[error(
-        "the manifest at {location} is of another backup: nothing was deleted; see who writes there, or give each cluster a spec.s3.prefix of its own"
-    )]
-    NotOurs { location: String },
-    #[error("the manifest at {location} cannot be understood: {detail}")]
-    ManifestInvalid { location: String, detail: String },
-    #[error(
-        "what lies at {location} is not what its manifest says: {detail}; it was damaged or changed since it was stored: use another backup"
-    )]
-    Damaged { location: String, detail: String },
-    #[error(
-        "the manifest at {location} is of another backup ({name}, UID {uid}, of etcd cluster {cluster}, from node {node}): it was copied or moved there; use the backup that belongs there, or name the place where this one lies"
-    )]
-    Misplaced {
-        location: String,
-        name: String,
-        uid: String,
-        cluster: String,
-        node: String,
-    },
-    #[error("{location} is encrypted, and no key is given for it: give {wanted}")]
-    NoKey { location: String, wanted: String },
-    #[error("wrong key: {location} is encrypted, and none of the keys given opens it; give {wanted}")]
-    WrongKey { location: String, wanted: String },
-    #[error("Secret {secret} {problem}")]
-    Key { secret: String, problem: String },
-    #[error(
-        "the PKI is stored encrypted only, and this store does not encrypt: set spec.encryption, or leave PKI out of the backup's spec.include"
-    )]
-    EncryptionWanted,
-    #[error("{path} cannot be used to {doing}: make it writable, or correct spec.directory.path ({detail})")]
-    Directory {
-        path: String,
-        doing: &'static str,
-        detail: String,
-    },
-    #[error("{path} cannot be {doing}: {detail}")]
-    File {
-        path: String,
-        doing: &'static str,
-        detail: String,
-    },
-    #[error("cancelled")]
-    Cancelled,
-}
-
-impl Failure {
-    /// Short and stable.
-    #[must_use]
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Missing { .. } => "StoreNotFound",
-            Self::Secret { .. } => "SecretInvalid",
-            Self::Api { .. } => "ApiUnavailable",
-            Self::Spec { .. } => "SpecInvalid",
-            Self::NoSuchBucket { .. } => "NoSuchBucket",
-            Self::Unreachable { .. } => "Unreachable",
-            Self::Untrusted { .. } => "CertificateUntrusted",
-            Self::TimedOut { .. } => "TimedOut",
-            Self::BadCredentials { .. } => "BadCredentials",
-            Self::Forbidden { .. } => "Forbidden",
-            Self::ClockSkew { .. } => "ClockSkew",
-            Self::WrongRegion { .. } => "WrongRegion",
-            Self::Full { .. } => "Full",
-            Self::ServerError { .. } => "ServerError",
-            Self::Refused { .. } => "Refused",
-            Self::ConditionalPut { .. } => "ConditionalPutIgnored",
-            Self::ReadBack { .. } => "ReadBackMismatch",
-            Self::ManifestTaken { .. } => "ManifestTaken",
-            Self::NotOurs { .. } => "NotOurs",
-            Self::ManifestInvalid { .. } => "ManifestInvalid",
-            Self::Damaged { .. } => "Damaged",
-            Self::NoKey { .. } => "NoKey",
-            Self::WrongKey { .. } => "WrongKey",
-            Self::Key { .. } => "KeyInvalid",
-            Self::EncryptionWanted => "EncryptionRequired",
-            Self::Directory { .. } => "DirectoryUnusable",
-            Self::Misplaced { .. } => "Misplaced",
-            Self::File { .. } => "FileUnusable",
-            Self::Cancelled => "Cancelled",
-        }
-    }
-
-    /// True when the same request may well succeed a moment later.
-    pub(super) fn passing(&self) -> bool {
-        matches!(
-            self,
-            Self::Unreachable { .. } | Self::TimedOut { .. } | Self::ServerError { .. }
-        )
-    }
-}
-
 /// An upload that did not become a backup. Nothing of it is left in the store unless a log line says so.
 #[derive(Debug, thiserror::Error)]
 pub enum UploadError<E: std::error::Error + 'static> {
@@ -268,11 +78,11 @@ pub enum UploadError<E: std::error::Error + 'static> {
 /// What an error says about where it happened.
 #[derive(Debug)]
 pub(super) struct Place {
+    pub(super) kind: Kind,
     pub(super) store: String,
     /// Before every key in an address: `s3://bucket/`, `file:///path/`.
     pub(super) root: String,
-    /// For a directory, its path.
-    pub(super) directory: Option<String>,
+    /// Or the container; of a directory, its path.
     pub(super) bucket: String,
     pub(super) endpoint: String,
     pub(super) region: String,
@@ -284,6 +94,7 @@ pub(super) struct Place {
 impl Place {
     pub(super) fn timed_out(&self, doing: &'static str, limit: Duration) -> StoreError {
         self.because(Failure::TimedOut {
+            kind: self.kind,
             endpoint: self.endpoint.clone(),
             doing,
             detail: format!("no answer within {} s", limit.as_secs()),
@@ -312,27 +123,44 @@ impl Place {
     }
 
     fn classify(&self, doing: &'static str, e: &object_store::Error) -> Failure {
-        if let Some(path) = &self.directory {
+        if self.kind == Kind::Directory {
             // What is not there is told apart by its kind, as on S3.
             let io = find::<std::io::Error>(e);
             return Failure::Directory {
-                path: path.clone(),
+                path: self.endpoint.clone(),
                 doing,
                 detail: io.map_or_else(|| deepest(e), ToString::to_string),
             };
         }
         let Place {
+            kind,
             bucket,
             endpoint,
             region,
             secret,
             ..
         } = self;
-        let (bucket, endpoint, secret) = (bucket.clone(), endpoint.clone(), secret.clone());
+        let (kind, bucket, endpoint, secret) = (*kind, bucket.clone(), endpoint.clone(), secret.clone());
         let answer = Answer::of(e);
         let detail = answer.detail.clone();
+        if answer.of_the_token {
+            return match answer.status {
+                Some(400..=499) => Failure::BadCredentials {
+                    kind,
+                    endpoint,
+                    secret,
+                    detail,
+                },
+                _ => Failure::NoIdentity {
+                    kind,
+                    endpoint,
+                    detail,
+                },
+            };
+        }
         match (answer.code.as_deref().unwrap_or_default(), answer.status) {
-            ("NoSuchBucket", _) => Failure::NoSuchBucket {
+            ("NoSuchBucket" | "ContainerNotFound", _) => Failure::NoSuchBucket {
+                kind,
                 bucket,
                 endpoint,
                 detail,
@@ -345,10 +173,14 @@ impl Place {
                 | "InvalidToken"
                 | "ExpiredToken"
                 | "InvalidClientTokenId"
-                | "NotSignedUp",
+                | "NotSignedUp"
+                | "AuthenticationRequired"
+                | "AuthenticationFailed"
+                | "InvalidAuthenticationInfo",
                 _,
             )
             | (_, Some(401)) => Failure::BadCredentials {
+                kind,
                 endpoint,
                 secret,
                 detail,
@@ -370,6 +202,7 @@ impl Place {
                 }
             }
             (_, Some(403)) => Failure::Forbidden {
+                kind,
                 bucket,
                 secret,
                 doing,
@@ -392,17 +225,20 @@ impl Place {
             },
             (_, None) => match answer.transport {
                 Some(HttpErrorKind::Timeout) => Failure::TimedOut {
+                    kind,
                     endpoint,
                     doing,
                     detail,
                 },
                 // rustls' words; the type is hidden within one of the operating system's errors.
                 Some(_) if detail.starts_with("invalid peer certificate") => Failure::Untrusted {
+                    kind,
                     endpoint,
                     doing,
                     detail,
                 },
                 Some(_) => Failure::Unreachable {
+                    kind,
                     endpoint,
                     doing,
                     detail,
@@ -422,17 +258,22 @@ struct Answer {
     status: Option<u16>,
     code: Option<String>,
     transport: Option<HttpErrorKind>,
+    /// Not the store answered, but whoever gives out tokens for it.
+    of_the_token: bool,
     detail: String,
 }
 
 impl Answer {
     fn of(e: &object_store::Error) -> Self {
         let text = chain(e);
+        // Google's and Azure's client, in its own words.
+        let of_the_token = text.contains("Error performing token request");
         if let Some(http) = find::<HttpError>(e) {
             return Self {
                 status: None,
                 code: None,
                 transport: Some(http.kind()),
+                of_the_token,
                 // The deepest one is the operating system's; those above repeat the URL.
                 detail: deepest(http),
             };
@@ -463,6 +304,7 @@ impl Answer {
             status,
             code,
             transport: None,
+            of_the_token,
             detail,
         }
     }

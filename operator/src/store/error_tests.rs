@@ -3,8 +3,8 @@ use std::sync::{Arc, Mutex};
 use axum::Router;
 use axum::http::{Method, StatusCode};
 
-use crate::store::Store;
 use crate::store::connect::tests::{credentials, spec};
+use crate::store::{Access, Secrets, Store};
 
 /// A server that answers every request alike, in S3's words, quoting the credentials as S3 does.
 async fn server(status: u16, code: &'static str) -> String {
@@ -119,4 +119,98 @@ async fn a_server_that_ignores_the_condition_is_found_out() {
         .unwrap_err();
     assert_eq!(error.reason(), "ConditionalPutIgnored", "{error}");
     assert!(error.to_string().contains("If-None-Match"), "{error}");
+}
+
+/// The same of the two others, whose words are their own.
+#[tokio::test]
+async fn the_other_providers_are_spoken_of_by_their_own_fields() {
+    let azure = |endpoint: &str| lockkeeper_crds::EtcdBackupStoreSpec {
+        azure: Some(lockkeeper_crds::Azure {
+            account: "account".to_owned(),
+            container: "backups".to_owned(),
+            prefix: String::new(),
+            endpoint: Some(endpoint.to_owned()),
+            credentials_secret: Some(lockkeeper_crds::LocalReference {
+                name: "key".to_owned(),
+            }),
+            ca_bundle: None,
+        }),
+        ..Default::default()
+    };
+    let gcs = |endpoint: &str| lockkeeper_crds::EtcdBackupStoreSpec {
+        gcs: Some(lockkeeper_crds::Gcs {
+            bucket: "backups".to_owned(),
+            prefix: String::new(),
+            endpoint: Some(endpoint.to_owned()),
+            credentials_secret: Some(lockkeeper_crds::LocalReference {
+                name: "key".to_owned(),
+            }),
+            ca_bundle: None,
+        }),
+        ..Default::default()
+    };
+    let sas = || Access::Sas("sv=1&sig=VERYSECRET".to_owned());
+    let account =
+        r#"{"private_key": "VERYSECRET", "private_key_id": "-", "client_email": "-", "disable_oauth": true}"#;
+    for (status, code, reason, azures, googles) in [
+        (
+            404,
+            "ContainerNotFound",
+            "NoSuchBucket",
+            "spec.azure.container",
+            "",
+        ),
+        (404, "NoSuchBucket", "NoSuchBucket", "", "spec.gcs.bucket"),
+        (
+            403,
+            "AuthenticationFailed",
+            "BadCredentials",
+            "AZURE_STORAGE_SAS_TOKEN in Secret key",
+            "",
+        ),
+        (
+            401,
+            "AuthenticationRequired",
+            "BadCredentials",
+            "",
+            "GOOGLE_SERVICE_ACCOUNT_KEY in Secret key",
+        ),
+        (
+            403,
+            "AuthorizationPermissionMismatch",
+            "Forbidden",
+            "Storage Blob Data Contributor",
+            "Storage Object User",
+        ),
+    ] {
+        let server = server(status, code).await;
+        let stores = [
+            (azures, Store::from_spec("main", &azure(&server), sas()).unwrap()),
+            (
+                googles,
+                Store::from_spec("main", &gcs(&server), Access::ServiceAccount(account.to_owned())).unwrap(),
+            ),
+        ];
+        for (says, store) in stores.into_iter().filter(|(says, _)| !says.is_empty()) {
+            let error = store.probe().await.unwrap_err();
+            assert_eq!(error.reason(), reason, "{error}");
+            let all = format!("{error} {error:?} {store:?}");
+            assert!(all.contains(says), "{all}");
+            assert!(!all.contains("VERYSECRET") && !all.contains("spec.s3"), "{all}");
+        }
+    }
+    // Never asked: what it holds is no key.
+    let broken = account.replace(", \"disable_oauth\": true", "");
+    let error = Store::from_spec("main", &gcs("http://x"), Access::ServiceAccount(broken)).unwrap_err();
+    assert_eq!(error.reason(), "SecretInvalid");
+    assert!(!format!("{error:?}").contains("VERYSECRET"), "{error:?}");
+    // Of two places, and of none.
+    let both = lockkeeper_crds::EtcdBackupStoreSpec {
+        azure: azure("http://x").azure,
+        ..gcs("http://x")
+    };
+    for spec in [both, Default::default()] {
+        let error = Store::from_spec("main", &spec, Secrets::default()).unwrap_err();
+        assert!(error.to_string().contains("exactly one place"), "{error}");
+    }
 }

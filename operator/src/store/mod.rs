@@ -12,12 +12,16 @@
 //! No error, log line or `Debug` output of this room holds a credential: the server's own error bodies, which
 //! may quote the access key, are reduced to their error code ([`error`]).
 
+mod access;
 mod availability;
 mod clock;
+mod clouds;
 mod connect;
 mod error;
+mod failure;
 mod fetch;
 mod files;
+mod ground;
 mod keep;
 mod keys;
 mod list;
@@ -37,10 +41,11 @@ use std::time::Duration;
 use object_store::ObjectStore;
 use object_store::path::Path;
 
+pub use access::{Access, Credentials};
 pub use availability::{Fared, publish_availability};
 pub use clock::Reading;
-pub use connect::Credentials;
-pub use error::{Failure, StoreError, UploadError};
+pub use error::{StoreError, UploadError};
+pub use failure::{Failure, Kind};
 pub use keep::Kept;
 pub use keys::Identities;
 pub use list::Listed;
@@ -96,6 +101,12 @@ impl Store {
         self.place.clock.last()
     }
 
+    /// The field of its spec that says below what its backups lie.
+    #[must_use]
+    pub fn prefix_field(&self) -> &'static str {
+        self.place.kind.words().prefix
+    }
+
     /// The server, in words.
     #[must_use]
     pub fn endpoint(&self) -> &str {
@@ -125,7 +136,7 @@ impl Store {
         BackupKey::new(&self.prefix, backup, uid)
     }
 
-    /// `s3://bucket/key`, or `file:///path/key`.
+    /// `s3://bucket/key`, `gs://bucket/key`, `az://container/key`, or `file:///path/key`.
     #[must_use]
     pub fn uri(&self, location: &Path) -> String {
         format!("{}{location}", self.place.root)
@@ -157,9 +168,9 @@ impl Store {
     fn from_objects(objects: Arc<dyn ObjectStore>, prefix: &str) -> Self {
         Self {
             place: Arc::new(Place {
+                kind: Kind::S3,
                 store: "test".to_owned(),
                 root: "s3://bucket/".to_owned(),
-                directory: None,
                 bucket: "bucket".to_owned(),
                 endpoint: "memory".to_owned(),
                 region: "nowhere".to_owned(),

@@ -5,23 +5,16 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
-use lockkeeper_crds::{Encryption, EtcdBackupStore, EtcdBackupStoreSpec, LocalReference, S3};
-use object_store::path::Path;
+use lockkeeper_crds::{Encryption, EtcdBackupStore, EtcdBackupStoreSpec, LocalReference};
 
-use super::clock::Clock;
-use super::connect::{Patience, connect, directory};
-use super::error::Place;
+use super::access::text;
+use super::ground::{At, Ground};
 use super::keys::Lock;
 use super::pack::Packing;
-use super::sweep::Uploads;
-use super::{Credentials, Failure, Identities, Store, StoreError};
+use super::{Access, Failure, Identities, Store, StoreError};
 
 /// Longest that one call of the API may take.
 const API_LIMIT: Duration = Duration::from_secs(10);
-
-/// The keys of the Secret that `spec.s3.credentialsSecret` names.
-pub(super) const ACCESS_KEY_ID: &str = "AWS_ACCESS_KEY_ID";
-pub(super) const SECRET_ACCESS_KEY: &str = "AWS_SECRET_ACCESS_KEY";
 
 /// The key of the Secret that `spec.encryption.passphraseSecret` names.
 const PASSPHRASE: &str = "passphrase";
@@ -32,26 +25,20 @@ const IDENTITY: &str = "identity";
 /// What the Secrets that a store names hold.
 #[derive(Clone, Debug, Default)]
 pub struct Secrets {
-    /// Of `spec.s3.credentialsSecret`; none: the environment says who we are.
-    pub credentials: Option<Credentials>,
+    /// Of `credentialsSecret`; none: the environment says who we are.
+    pub credentials: Option<Access>,
     /// Of `spec.encryption.passphraseSecret`.
     pub passphrase: Option<Passphrase>,
     /// Of `spec.encryption.identitySecret`, or given by a person.
     pub identities: Identities,
 }
 
-impl From<Credentials> for Secrets {
-    fn from(credentials: Credentials) -> Self {
+impl<T: Into<Access>> From<T> for Secrets {
+    fn from(access: T) -> Self {
         Self {
-            credentials: Some(credentials),
+            credentials: Some(access.into()),
             ..Self::default()
         }
-    }
-}
-
-impl From<&Credentials> for Secrets {
-    fn from(credentials: &Credentials) -> Self {
-        credentials.clone().into()
     }
 }
 
@@ -115,14 +102,7 @@ impl Store {
         let limit = spec
             .limit_bytes_per_second
             .and_then(|limit| u64::try_from(limit).ok());
-        let ground = match (&spec.s3, &spec.directory) {
-            (Some(s3), None) => Ground::bucket(name, s3, secrets.credentials.as_ref()),
-            (None, Some(at)) => Ground::directory(name, &at.path),
-            _ => Err(Failure::Spec {
-                field: "spec",
-                problem: "must name one place, spec.s3 or spec.directory, and not both".to_owned(),
-            }),
-        };
+        let ground = Ground::of(name, spec, secrets.credentials.as_ref());
         let Ground {
             place,
             prefix,
@@ -139,71 +119,6 @@ impl Store {
             objects,
             brisk,
             uploads,
-        })
-    }
-}
-
-/// What a store stands on.
-struct Ground {
-    place: Place,
-    prefix: Path,
-    objects: Arc<dyn object_store::ObjectStore>,
-    brisk: Arc<dyn object_store::ObjectStore>,
-    uploads: Uploads,
-}
-
-impl Ground {
-    fn bucket(store: &str, s3: &S3, credentials: Option<&Credentials>) -> Result<Self, Failure> {
-        let prefix = Path::parse(&s3.prefix).map_err(|e| Failure::Spec {
-            field: "spec.s3.prefix",
-            problem: e.to_string(),
-        })?;
-        let secret = s3.credentials_secret.as_ref();
-        let place = Place {
-            store: store.to_owned(),
-            root: format!("s3://{}/", s3.bucket),
-            directory: None,
-            bucket: s3.bucket.clone(),
-            endpoint: s3
-                .endpoint
-                .clone()
-                .unwrap_or_else(|| format!("Amazon S3 in {}", s3.region)),
-            region: s3.region.clone(),
-            secret: secret.map_or_else(
-                || "(none: spec.s3.credentialsSecret names none)".to_owned(),
-                |s| s.name.clone(),
-            ),
-            clock: Clock::default(),
-        };
-        let data = Arc::new(connect(s3, credentials, Patience::DATA, &place.clock)?);
-        let brisk = Arc::new(connect(s3, credentials, Patience::PROBE, &place.clock)?);
-        Ok(Self {
-            place,
-            prefix,
-            uploads: Uploads::of_bucket(data.clone(), s3)?,
-            objects: data,
-            brisk,
-        })
-    }
-
-    fn directory(store: &str, path: &str) -> Result<Self, Failure> {
-        let objects = Arc::new(directory(path)?);
-        let place = Place {
-            store: store.to_owned(),
-            root: format!("file://{}/", path.trim_end_matches('/')),
-            directory: Some(path.to_owned()),
-            bucket: String::new(),
-            endpoint: path.to_owned(),
-            region: String::new(),
-            secret: String::new(),
-            clock: Clock::default(),
-        };
-        Ok(Self {
-            place,
-            prefix: Path::default(),
-            brisk: objects.clone(),
-            objects,
-            uploads: Uploads::of_directory(path),
         })
     }
 }
@@ -242,8 +157,18 @@ impl Secrets {
                 Ok::<_, Failure>(Some((name, found)))
             }
         };
-        let s3 = spec.s3.as_ref().and_then(|s3| s3.credentials_secret.as_ref());
-        let credentials = named(s3, "spec.s3.credentialsSecret").await.map_err(of_bucket)?;
+        let at = At::of(spec)?;
+        let kind = at.kind();
+        let of_bucket = |failure| match failure {
+            Failure::Key { secret, problem } => Failure::Secret {
+                kind,
+                secret,
+                problem,
+            },
+            other => other,
+        };
+        let credentials = named(at.credentials_secret(), kind.words().secret).await;
+        let credentials = credentials.map_err(of_bucket)?;
         let encryption = spec.encryption.as_ref();
         let passphrase = encryption.and_then(|e| e.passphrase_secret.as_ref());
         let passphrase = named(passphrase, "spec.encryption.passphraseSecret").await?;
@@ -251,14 +176,14 @@ impl Secrets {
         let identity = named(identity, "spec.encryption.identitySecret").await?;
         Ok(Self {
             credentials: credentials
-                .map(|(name, secret)| key_pair(&secret, &name))
+                .map(|(name, secret)| Access::of_secret(kind, &secret, &name))
                 .transpose()?,
             passphrase: passphrase
-                .map(|(name, secret)| text(&secret, &name, PASSPHRASE).map(Passphrase))
+                .map(|(name, secret)| must(&secret, &name, PASSPHRASE).map(Passphrase))
                 .transpose()?,
             identities: match identity {
                 Some((name, secret)) => {
-                    Identities::parse(&text(&secret, &name, IDENTITY)?, &format!("Secret {name}"))?
+                    Identities::parse(&must(&secret, &name, IDENTITY)?, &format!("Secret {name}"))?
                 }
                 None => Identities::none(),
             },
@@ -283,60 +208,11 @@ pub(super) async fn read<T>(
     }
 }
 
-/// The static keys that a Secret holds.
-pub(super) fn key_pair(secret: &Secret, name: &str) -> Result<Credentials, Failure> {
-    let field = |key| text(secret, name, key).map_err(of_bucket);
-    Ok(Credentials {
-        access_key_id: field(ACCESS_KEY_ID)?,
-        secret_access_key: field(SECRET_ACCESS_KEY)?,
-    })
-}
-
-fn of_bucket(failure: Failure) -> Failure {
-    match failure {
-        Failure::Key { secret, problem } => Failure::Secret { secret, problem },
-        other => other,
-    }
-}
-
-fn text(secret: &Secret, name: &str, key: &'static str) -> Result<String, Failure> {
+fn must(secret: &Secret, name: &str, key: &'static str) -> Result<String, Failure> {
     let fail = |problem: String| Failure::Key {
         secret: name.to_owned(),
         problem,
     };
-    let value = secret
-        .data
-        .as_ref()
-        .and_then(|data| data.get(key))
-        .ok_or_else(|| fail(format!("has no key {key}")))?;
-    // A trailing newline is what `echo secret | base64` leaves behind; no credential has one.
-    let value = std::str::from_utf8(&value.0)
-        .map_err(|_| fail(format!("holds something other than text under {key}")))?
-        .trim();
-    if value.is_empty() {
-        return Err(fail(format!("holds nothing under {key}")));
-    }
-    Ok(value.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use k8s_openapi::ByteString;
-
-    #[test]
-    fn a_secret_that_lacks_a_key_is_named_with_the_key() {
-        let secret = Secret {
-            data: Some([(ACCESS_KEY_ID.to_owned(), ByteString(b"id\n".to_vec()))].into()),
-            ..Secret::default()
-        };
-        assert_eq!(text(&secret, "s3", ACCESS_KEY_ID).unwrap(), "id");
-        let failure = key_pair(&secret, "s3").unwrap_err();
-        let sentence = StoreError::new("main", failure).to_string();
-        assert!(
-            sentence.contains("Secret s3 has no key AWS_SECRET_ACCESS_KEY")
-                && sentence.contains("spec.s3.credentialsSecret"),
-            "{sentence}"
-        );
-    }
+    let found = text(secret, key).map_err(fail)?;
+    found.ok_or_else(|| fail(format!("has no key {key}")))
 }

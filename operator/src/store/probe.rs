@@ -56,7 +56,7 @@ impl Store {
             Ok(_) => {
                 return Err(self.failure(Failure::ConditionalPut {
                     endpoint: self.place.endpoint.clone(),
-                    detail: "it overwrote an object under If-None-Match: *".to_owned(),
+                    detail: "it overwrote an object that was to be created only".to_owned(),
                 }));
             }
             Err(e) => {

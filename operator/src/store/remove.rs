@@ -28,6 +28,7 @@ impl Store {
             }
             Some(_) => {
                 return Err(self.failure(Failure::NotOurs {
+                    kind: self.place.kind,
                     location: self.uri(&key.manifest),
                 }));
             }

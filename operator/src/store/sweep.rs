@@ -1,6 +1,8 @@
 //! Uploads that were begun and never ended, because the agent that made them was killed: their parts cost room, and
 //! nothing lists them.
 //!
+//! S3 and Google list them, and Google does so in S3's format. Azure does not, and drops them itself after a week.
+//!
 //! Only under our own prefix, only of names that we give, and only what is dead: of a backup that has ended, or older
 //! than any backup may take.
 
@@ -11,15 +13,17 @@ use std::time::{Duration, SystemTime};
 
 use http::Method;
 use http_body_util::BodyExt as _;
-use lockkeeper_crds::S3;
+use lockkeeper_crds::{Gcs, S3};
 use object_store::aws::AmazonS3;
 use object_store::client::{HttpClient, HttpConnector as _, HttpRequestBody, ReqwestConnector};
-use object_store::multipart::MultipartStore as _;
+use object_store::gcp::GoogleCloudStorage;
+use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::signer::{SignedUrlOptions, Signer as _};
 use serde::Deserialize;
 
-use super::connect::{Patience, options};
+use super::clouds::GOOGLE;
+use super::connect::{Patience, Server};
 use super::manifest::names;
 use super::{BackupKey, Failure, Store, StoreError};
 
@@ -39,8 +43,10 @@ const MOST_BYTES: usize = 8 * 1024 * 1024;
 /// Where unfinished uploads are found.
 #[derive(Clone)]
 pub(super) enum Uploads {
-    /// The client cannot list them: the list is asked for with its signature, by a client of our own.
-    Bucket(Arc<AmazonS3>, HttpClient),
+    /// In a bucket.
+    Listed(Bucket),
+    /// Nowhere: the provider drops them in its own time.
+    Expiring,
     /// Beside what they would have become, as `name#number`.
     Directory(PathBuf),
     /// Of a test.
@@ -48,18 +54,74 @@ pub(super) enum Uploads {
     Unknown,
 }
 
+/// A bucket whose client cannot list them: the list is asked for with its signature, by a client of our own.
+#[derive(Clone)]
+pub(super) struct Bucket {
+    lister: Lister,
+    client: HttpClient,
+}
+
+#[derive(Clone)]
+enum Lister {
+    S3(Arc<AmazonS3>),
+    /// With the bucket's address.
+    Google(Arc<GoogleCloudStorage>, String),
+}
+
 impl Uploads {
-    pub(super) fn of_bucket(bucket: Arc<AmazonS3>, s3: &S3) -> Result<Self, Failure> {
-        let client = ReqwestConnector::default().connect(&options(s3, Patience::PROBE)?);
+    pub(super) fn of_s3(bucket: Arc<AmazonS3>, s3: &S3) -> Result<Self, Failure> {
+        Self::listed(Lister::S3(bucket), Server::from(s3))
+    }
+
+    pub(super) fn of_gcs(bucket: Arc<GoogleCloudStorage>, gcs: &Gcs) -> Result<Self, Failure> {
+        let server = Server::from(gcs);
+        let url = server.endpoint()?.map_or(GOOGLE.to_owned(), |e| e.url(None));
+        Self::listed(Lister::Google(bucket, format!("{url}/{}", gcs.bucket)), server)
+    }
+
+    fn listed(lister: Lister, server: Server<'_>) -> Result<Self, Failure> {
+        let client = ReqwestConnector::default().connect(&server.options(Patience::PROBE)?);
         let client = client.map_err(|e| Failure::Spec {
-            field: "spec.s3",
+            field: server.kind.words().section,
             problem: super::error::chain(&e),
         })?;
-        Ok(Self::Bucket(bucket, client))
+        Ok(Self::Listed(Bucket { lister, client }))
     }
 
     pub(super) fn of_directory(path: &str) -> Self {
         Self::Directory(path.into())
+    }
+}
+
+impl Bucket {
+    fn multipart(&self) -> &dyn MultipartStore {
+        match &self.lister {
+            Lister::S3(bucket) => bucket.as_ref(),
+            Lister::Google(bucket, _) => bucket.as_ref(),
+        }
+    }
+
+    /// What to ask, and what to show.
+    async fn request(&self, query: &[(&str, &str)]) -> object_store::Result<(String, Option<String>)> {
+        match &self.lister {
+            Lister::S3(bucket) => {
+                let options = SignedUrlOptions::new().with_query(query.to_vec());
+                let root = Path::default();
+                let url = bucket
+                    .signed_url_opts(Method::GET, &root, REQUEST, &options)
+                    .await?;
+                Ok((url.into(), None))
+            }
+            Lister::Google(bucket, url) => {
+                let url = reqwest::Url::parse_with_params(url, query);
+                let url = url.map_err(|e| object_store::Error::Generic {
+                    store: "GCS",
+                    source: e.into(),
+                })?;
+                let credential = bucket.credentials().get_credential().await?;
+                Ok((url.into(), Some(format!("Bearer {}", credential.bearer))))
+            }
+        }
     }
 }
 
@@ -102,13 +164,14 @@ impl Store {
         match &self.uploads {
             #[cfg(test)]
             Uploads::Unknown => Ok(0),
-            Uploads::Bucket(bucket, client) => {
+            Uploads::Expiring => Ok(0),
+            Uploads::Listed(bucket) => {
                 let mut aborted = 0;
-                for begun in self.begun(bucket, client, below).await? {
+                for begun in self.begun(bucket, below).await? {
                     if !dead(&begun) {
                         continue;
                     }
-                    let abort = bucket.abort_multipart(&begun.location, &begun.id);
+                    let abort = bucket.multipart().abort_multipart(&begun.location, &begun.id);
                     match self.within(REQUEST, "abort a dead upload", abort).await {
                         Ok(()) => aborted += 1,
                         // Somebody else was quicker.
@@ -145,12 +208,7 @@ impl Store {
     }
 
     /// Unfinished uploads in `below`, a directory under the prefix, or in all of it.
-    async fn begun(
-        &self,
-        bucket: &AmazonS3,
-        client: &HttpClient,
-        below: &str,
-    ) -> Result<Vec<Begun>, StoreError> {
+    async fn begun(&self, bucket: &Bucket, below: &str) -> Result<Vec<Begun>, StoreError> {
         let prefix = match (self.prefix.as_ref(), below) {
             ("", "") => String::new(),
             ("", below) => format!("{below}/"),
@@ -160,7 +218,7 @@ impl Store {
         let mut found = vec![];
         let mut marker: Option<(String, String)> = None;
         for _ in 0..PAGES {
-            let page = self.page(bucket, client, &prefix, marker.as_ref()).await?;
+            let page = self.page(bucket, &prefix, marker.as_ref()).await?;
             found.extend(page.uploads.into_iter().filter_map(Listed::begun));
             marker = match (page.truncated, page.next_key, page.next_id) {
                 (true, Some(key), id) => Some((key, id.unwrap_or_default())),
@@ -172,8 +230,7 @@ impl Store {
 
     async fn page(
         &self,
-        bucket: &AmazonS3,
-        client: &HttpClient,
+        bucket: &Bucket,
         prefix: &str,
         marker: Option<&(String, String)>,
     ) -> Result<Page, StoreError> {
@@ -183,14 +240,15 @@ impl Store {
             query.push(("key-marker", key));
             query.push(("upload-id-marker", id));
         }
-        let options = SignedUrlOptions::new().with_query(query);
-        let root = Path::default();
-        let url = bucket.signed_url_opts(Method::GET, &root, REQUEST, &options);
-        let url = self.within(REQUEST, doing, url).await?;
+        let (url, shown) = self.within(REQUEST, doing, bucket.request(&query)).await?;
         let asked = async {
-            let request = http::Request::get(url.as_str()).body(HttpRequestBody::empty());
+            let mut request = http::Request::get(url.as_str());
+            if let Some(shown) = shown {
+                request = request.header(http::header::AUTHORIZATION, shown);
+            }
+            let request = request.body(HttpRequestBody::empty());
             let request = request.map_err(|_| "the request could not be made".to_owned())?;
-            let answer = client.execute(request).await;
+            let answer = bucket.client.execute(request).await;
             // Without the error's own text: it holds the signed address.
             let answer = answer.map_err(|e| format!("{:?}", e.kind()))?;
             let status = answer.status();

@@ -325,6 +325,8 @@ impl ObjectServer {
 
     /// Another program's client of the same bucket.
     pub(crate) fn raw(&self) -> object_store::aws::AmazonS3 {
+        // Whoever came first wins; it is the same one.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         object_store::aws::AmazonS3Builder::new()
             .with_endpoint(format!("http://127.0.0.1:{}", self.port))
             .with_region("us-east-1")
