@@ -2,7 +2,7 @@
 //! gone, another backup's manifest and one of another cluster take its place, a manifest is no manifest. Whoever
 //! fetches is refused, and told which and why; nothing is written to the disk.
 //!
-//! Not yet seen failing on purpose.
+//! Seen failing: an engine that compares no hash ("what is damaged was fetched as if it were whole").
 
 use std::path::Path;
 

@@ -2,7 +2,8 @@
 //! so; when the recipients change, what is stored stays readable with the older key and what comes with the newer.
 //! Without encryption the PKI does not leave the node.
 //!
-//! Not yet seen failing on purpose.
+//! Seen failing: an engine that names the recipients in the manifest and writes in the clear ("older:
+//! encrypted/older-2e669ccb/snapshot.db.zst.age is not encrypted").
 
 use std::path::Path;
 

@@ -4,21 +4,16 @@ use std::fs::File;
 use std::io::{Read, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt as _;
-use object_store::ObjectStoreExt as _;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::manifest::Object;
 use super::pack::{Unreadable, unpack};
-use super::{BackupKey, Failure, Fingerprint, Identities, Manifest, Store, StoreError, hex};
-
-/// For the head of the answer, and between two pieces of it; the client's own retries are within.
-const PIECE: Duration = Duration::from_secs(100);
+use super::whole::Unlike;
+use super::{BackupKey, Failure, Identities, Manifest, Store, StoreError, hex};
 
 /// Pieces between the network and the disk. They are of what one read of the connection gives: 64 KiB at most.
 const BETWEEN: usize = 32;
@@ -66,7 +61,9 @@ impl Store {
             fits.map_err(|f| self.failure(f))?;
         }
         let beside = beside(into);
-        let fetched = self.bring(&location, object, keys, &beside, cancel).await;
+        let (path, wanted, own) = (beside.clone(), object.clone(), keys.clone());
+        let write = move |pieces| write_out(pieces, &path, &wanted, &own);
+        let fetched = self.bring(&location, object, write, cancel).await;
         let placed = match fetched {
             Ok(()) => place(&beside, into).await.map_err(|f| self.failure(f)),
             Err(error) => Err(error),
@@ -78,37 +75,41 @@ impl Store {
         placed
     }
 
-    async fn bring(
+    /// Gives the bytes of an object to `open`, on a thread that may block.
+    pub(super) async fn bring<T: Send + 'static>(
         &self,
         location: &object_store::path::Path,
         object: &Object,
-        keys: &Identities,
-        beside: &Path,
+        open: impl FnOnce(Pieces) -> Result<T, Unwritten> + Send + 'static,
         cancel: &CancellationToken,
-    ) -> Result<(), StoreError> {
+    ) -> Result<T, StoreError> {
         let (pieces, taken) = mpsc::channel(BETWEEN);
-        let (path, wanted, keys) = (beside.to_owned(), object.clone(), keys.clone());
-        let writing =
-            tokio::task::spawn_blocking(move || write_out(Pieces::new(taken), &path, &wanted, &keys));
-        let downloaded = tokio::select! {
-            downloaded = self.download(location, &object.stored, pieces) => downloaded,
+        let opening = tokio::task::spawn_blocking(move || open(Pieces::new(taken)));
+        let damaged = |detail| {
+            self.failure(Failure::Damaged {
+                location: self.uri(location),
+                detail,
+            })
+        };
+        let read = tokio::select! {
+            read = self.whole(location, &object.stored, "read a backup", Some(pieces)) => {
+                read.map_err(|unlike| match unlike {
+                    Unlike::Store(error) => error,
+                    Unlike::Differs(detail) => damaged(detail),
+                })
+            }
             () = cancel.cancelled() => Err(self.failure(Failure::Cancelled)),
         };
         // What it reads from has ended with the download, whichever way.
-        let written = writing
+        let opened = opening
             .await
-            .unwrap_or_else(|e| Err(Unwritten::Here(unwritten(beside, &e))));
-        match (downloaded, written) {
-            (Ok(()), Ok(())) => Ok(()),
+            .unwrap_or_else(|e| Err(Unreadable::Content(e.to_string()).into()));
+        match (read, opened) {
+            (Ok(()), Ok(opened)) => Ok(opened),
             // Whatever the content lacks, the disk is the reason that the download was cut short.
             (_, Err(Unwritten::Here(failure))) => Err(self.failure(failure)),
             (Err(error), _) => Err(error),
-            (Ok(()), Err(Unwritten::Content(Unreadable::Content(detail)))) => {
-                Err(self.failure(Failure::Damaged {
-                    location: self.uri(location),
-                    detail,
-                }))
-            }
+            (Ok(()), Err(Unwritten::Content(Unreadable::Content(detail)))) => Err(damaged(detail)),
             // It is what was stored, to the byte: so it is the key.
             (Ok(()), Err(Unwritten::Content(Unreadable::WrongKey))) => Err(self.failure(Failure::WrongKey {
                 location: self.uri(location),
@@ -120,67 +121,20 @@ impl Store {
             })),
         }
     }
-
-    /// Sends the object's bytes on and compares it with what it should be. Ends early when nobody takes them.
-    async fn download(
-        &self,
-        location: &object_store::path::Path,
-        stored: &Fingerprint,
-        pieces: mpsc::Sender<Bytes>,
-    ) -> Result<(), StoreError> {
-        let damaged = |detail: String| {
-            self.failure(Failure::Damaged {
-                location: self.uri(location),
-                detail,
-            })
-        };
-        let doing = "read a backup";
-        let answer = match tokio::time::timeout(PIECE, self.objects.get(location)).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(e)) => {
-                let error = self.error(doing, &e);
-                let absent = matches!(e, object_store::Error::NotFound { .. })
-                    && !matches!(error.failure(), Failure::NoSuchBucket { .. });
-                return Err(if absent {
-                    damaged("it is not there".to_owned())
-                } else {
-                    error
-                });
-            }
-            Err(_) => return Err(self.place.timed_out(doing, PIECE)),
-        };
-        if answer.meta.size != stored.size {
-            return Err(damaged(format!(
-                "{} bytes instead of {}",
-                answer.meta.size, stored.size
-            )));
-        }
-        let mut hash = Sha256::new();
-        let mut stream = answer.into_stream();
-        loop {
-            let next = async { stream.next().await.transpose() };
-            let Some(bytes) = self.within(PIECE, doing, next).await? else {
-                break;
-            };
-            hash.update(&bytes);
-            if pieces.send(bytes).await.is_err() {
-                return Ok(());
-            }
-        }
-        let found = hex(&hash.finalize());
-        if found != stored.sha256 {
-            return Err(damaged(format!("SHA-256 {found} instead of {}", stored.sha256)));
-        }
-        Ok(())
-    }
 }
 
-/// Why the file is not there.
-enum Unwritten {
+/// Why what came is not there.
+pub(super) enum Unwritten {
     /// Because of this machine: nothing more need be read.
     Here(Failure),
     /// Because of what came. It was read to its end, so that the download's own verdict is there too.
     Content(Unreadable),
+}
+
+impl From<Unreadable> for Unwritten {
+    fn from(content: Unreadable) -> Self {
+        Self::Content(content)
+    }
 }
 
 fn unwritten(path: &Path, e: &dyn std::error::Error) -> Failure {
@@ -192,7 +146,7 @@ fn unwritten(path: &Path, e: &dyn std::error::Error) -> Failure {
 }
 
 /// What came from the network, as a reader for a thread that may block.
-struct Pieces {
+pub(super) struct Pieces {
     from: mpsc::Receiver<Bytes>,
     now: Bytes,
 }
@@ -226,50 +180,57 @@ impl Read for Pieces {
     }
 }
 
-fn write_out(mut from: Pieces, path: &Path, object: &Object, keys: &Identities) -> Result<(), Unwritten> {
+fn write_out(from: Pieces, path: &Path, object: &Object, keys: &Identities) -> Result<(), Unwritten> {
     let here = |e: std::io::Error| Unwritten::Here(unwritten(path, &e));
     let mut file = create(path).map_err(here)?;
+    plain(from, object, keys, |data| file.write_all(data).map_err(here))?;
+    file.sync_all().map_err(here)
+}
+
+/// Unpacks what comes, gives it to `into`, and compares it with what was packed. All that comes is taken, so that the
+/// download says too what it is.
+pub(super) fn plain(
+    mut from: Pieces,
+    object: &Object,
+    keys: &Identities,
+    into: impl FnMut(&[u8]) -> Result<(), Unwritten>,
+) -> Result<(), Unwritten> {
     let mut hash = Sha256::new();
-    let written = {
-        let encrypted = object.encrypted.as_ref().map(|e| (e, keys));
-        match unpack(&mut from, object.compression, encrypted) {
-            // One byte more than there should be is enough to know.
-            Ok(plain) => copy(plain.take(object.plain.size + 1), &mut file, &mut hash, path),
-            Err(unreadable) => Err(Unwritten::Content(unreadable)),
-        }
+    let encrypted = object.encrypted.as_ref().map(|e| (e, keys));
+    let unpacked = match unpack(&mut from, object.compression, encrypted) {
+        // One byte more than there should be is enough to know.
+        Ok(plain) => copy(plain.take(object.plain.size + 1), &mut hash, into),
+        Err(unreadable) => Err(unreadable.into()),
     };
-    let size = match written {
-        Ok(size) => size,
-        Err(content @ Unwritten::Content(_)) => {
-            from.drain();
-            return Err(content);
-        }
-        Err(here) => return Err(here),
-    };
-    from.drain();
-    let sha256 = hex(&hash.finalize());
+    if !matches!(unpacked, Err(Unwritten::Here(_))) {
+        from.drain();
+    }
+    let (size, sha256) = (unpacked?, hex(&hash.finalize()));
     if (size, &sha256) != (object.plain.size, &object.plain.sha256) {
         return Err(Unwritten::Content(Unreadable::Content(format!(
             "unpacked, it has {size} bytes with SHA-256 {sha256} instead of {} bytes with {}",
             object.plain.size, object.plain.sha256
         ))));
     }
-    file.sync_all().map_err(here)
+    Ok(())
 }
 
-fn copy(mut from: impl Read, into: &mut File, hash: &mut Sha256, path: &Path) -> Result<u64, Unwritten> {
+fn copy(
+    mut from: impl Read,
+    hash: &mut Sha256,
+    mut into: impl FnMut(&[u8]) -> Result<(), Unwritten>,
+) -> Result<u64, Unwritten> {
     let (mut chunk, mut size) = (vec![0; CHUNK], 0);
     loop {
         let read = match from.read(&mut chunk) {
             Ok(0) => return Ok(size),
             Ok(read) => read,
-            Err(e) => return Err(Unwritten::Content(Unreadable::Content(e.to_string()))),
+            Err(e) => return Err(Unreadable::Content(e.to_string()).into()),
         };
         let data = chunk.get(..read).unwrap_or_default();
         size += read as u64;
         hash.update(data);
-        into.write_all(data)
-            .map_err(|e| Unwritten::Here(unwritten(path, &e)))?;
+        into(data)?;
     }
 }
 

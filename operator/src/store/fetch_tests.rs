@@ -3,8 +3,8 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use object_store::PutPayload;
 use object_store::memory::InMemory;
+use object_store::{ObjectStoreExt as _, PutPayload};
 
 use super::*;
 

@@ -3,14 +3,12 @@
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
-use futures::StreamExt as _;
-use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::manifest::{Object, PKI, SNAPSHOT};
-use super::upload::OPERATION;
+use super::whole::Unlike;
 use super::{
     BackupKey, Failure, Fingerprint, Manifest, Piece, Source, Store, StoreError, UploadError, hex, unique,
 };
@@ -136,35 +134,15 @@ impl Store {
         }
     }
 
-    /// Reads the whole object and compares.
     async fn read_back(&self, location: &Path, expected: &Fingerprint) -> Result<(), StoreError> {
-        let differs = |detail: String| {
-            self.failure(Failure::ReadBack {
+        let read = self.whole(location, expected, "read a backup back", None).await;
+        read.map_err(|unlike| match unlike {
+            Unlike::Store(error) => error,
+            Unlike::Differs(detail) => self.failure(Failure::ReadBack {
                 location: self.uri(location),
                 detail,
-            })
-        };
-        let doing = "read a backup back";
-        let answer = self.within(OPERATION, doing, self.objects.get(location)).await?;
-        let size = answer.meta.size;
-        if size != expected.size {
-            return Err(differs(format!("{size} bytes instead of {}", expected.size)));
-        }
-        let mut hash = Sha256::new();
-        let mut stream = answer.into_stream();
-        loop {
-            let next = async { stream.next().await.transpose() };
-            let Some(bytes) = self.within(OPERATION, doing, next).await? else {
-                break;
-            };
-            hash.update(&bytes);
-            tokio::task::consume_budget().await;
-        }
-        let found = hex(&hash.finalize());
-        if found != expected.sha256 {
-            return Err(differs(format!("SHA-256 {found} instead of {}", expected.sha256)));
-        }
-        Ok(())
+            }),
+        })
     }
 
     /// Deletes the data of a backup without a manifest. What fails is logged: the caller has a better error already.

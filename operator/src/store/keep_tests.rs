@@ -1,4 +1,5 @@
 use lockkeeper_crds::Compression;
+use object_store::ObjectStoreExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -6,7 +7,7 @@ use crate::store::Identities;
 use crate::store::keys::Lock;
 use crate::store::pack::Packing;
 use crate::store::pki::{self, PkiFile};
-use crate::store::upload::tests::{Bytewise, Fault, SIZE, World, manifest};
+use crate::store::testing::{Bytewise, Fault, SIZE, World, manifest};
 
 /// A store that packs, its keys, and what it was given.
 async fn packed(lock: Option<Lock>) -> (World, Manifest, Vec<u8>) {

@@ -221,12 +221,7 @@ impl Store {
         };
         let read = match tokio::time::timeout(SMALL, read).await {
             Ok(Ok(read)) => read,
-            Ok(Err(e)) => {
-                let error = self.error("read the manifest", &e);
-                let absent = matches!(e, object_store::Error::NotFound { .. })
-                    && !matches!(error.failure(), Failure::NoSuchBucket { .. });
-                return if absent { Ok(None) } else { Err(error) };
-            }
+            Ok(Err(e)) => return self.unless_absent("read the manifest", &e).map(|()| None),
             Err(_) => return Err(self.place.timed_out("read the manifest", SMALL)),
         };
         read.and_then(|bytes| parse(&bytes)).map(Some).map_err(|detail| {

@@ -32,7 +32,10 @@ pub mod pki;
 mod probe;
 mod remove;
 mod sweep;
+#[cfg(test)]
+mod testing;
 mod upload;
+mod whole;
 
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::sync::Arc;

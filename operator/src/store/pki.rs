@@ -7,23 +7,18 @@
 use std::io::{Read, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
-use std::time::Duration;
 
-use object_store::ObjectStoreExt as _;
-use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::pack::{Unreadable, unpack};
-use super::{BackupKey, Failure, Identities, Manifest, Store, StoreError, hex};
+use super::fetch::plain;
+use super::pack::Unreadable;
+use super::{BackupKey, Failure, Identities, Manifest, Store, StoreError};
 
 /// All of it, packed or not. kubeadm's are under 64 KiB; this leaves room for many a certificate, and bounds memory.
 pub const MOST_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Files in it.
 pub const MOST_FILES: usize = 512;
-
-/// For reading it out of the store, retries and all.
-const READ: Duration = Duration::from_secs(100);
 
 /// One file of a node.
 #[derive(Clone, PartialEq, Eq)]
@@ -264,65 +259,25 @@ impl Store {
         };
         let location = key.object(&object.name);
         let uri = self.uri(&location);
-        let damaged = |detail: String| {
-            self.failure(Failure::Damaged {
-                location: uri.clone(),
-                detail,
-            })
-        };
         if let Some(encrypted) = &object.encrypted {
             keys.fit(encrypted, &uri).map_err(|f| self.failure(f))?;
         }
         if object.stored.size > 2 * MOST_BYTES || object.plain.size > 2 * MOST_BYTES {
-            return Err(damaged(format!("{} bytes are no PKI", object.stored.size)));
+            return Err(self.failure(Failure::Damaged {
+                location: uri,
+                detail: format!("{} bytes are no PKI", object.stored.size),
+            }));
         }
-        let read = async {
-            let answer = self.objects.get(&location).await?;
-            if answer.meta.size != object.stored.size {
-                return Ok(Err(format!(
-                    "{} bytes instead of {}",
-                    answer.meta.size, object.stored.size
-                )));
-            }
-            Ok(Ok(answer.bytes().await?))
-        };
-        let read = tokio::select! {
-            read = self.within(READ, "read the PKI", read) => read?,
-            () = cancel.cancelled() => return Err(self.failure(Failure::Cancelled)),
-        };
-        let stored = read.map_err(damaged)?;
-        if hex(&Sha256::digest(&stored)) != object.stored.sha256 {
-            return Err(damaged(format!("its SHA-256 is not {}", object.stored.sha256)));
-        }
-        let keys = keys.clone();
-        let wanted = object.clone();
-        let opened = tokio::task::spawn_blocking(move || {
-            let encrypted = wanted.encrypted.as_ref().map(|e| (e, &keys));
+        let (wanted, keys) = (object.clone(), keys.clone());
+        let open = move |pieces| {
             let mut tar = vec![];
-            unpack(stored.as_ref(), wanted.compression, encrypted)?
-                .take(wanted.plain.size + 1)
-                .read_to_end(&mut tar)
-                .map_err(|e| Unreadable::Content(e.to_string()))?;
-            if hex(&Sha256::digest(&tar)) != wanted.plain.sha256 {
-                return Err(Unreadable::Content(
-                    "unpacked, it is not what was packed".to_owned(),
-                ));
-            }
-            extract(&tar).map_err(|e| Unreadable::Content(e.to_string()))
-        });
-        match opened.await {
-            Ok(Ok(files)) => Ok(Some(files)),
-            Ok(Err(Unreadable::Content(detail))) => Err(damaged(detail)),
-            Ok(Err(Unreadable::WrongKey)) => Err(self.failure(Failure::WrongKey {
-                location: uri.clone(),
-                wanted: object
-                    .encrypted
-                    .as_ref()
-                    .map(super::keys::wanted)
-                    .unwrap_or_default(),
-            })),
-            Err(e) => Err(damaged(e.to_string())),
-        }
+            plain(pieces, &wanted, &keys, |data| {
+                tar.extend_from_slice(data);
+                Ok(())
+            })?;
+            extract(&tar).map_err(|e| Unreadable::Content(e.to_string()).into())
+        };
+        self.bring(&location, &object, open, cancel).await.map(Some)
     }
 }
 

@@ -42,12 +42,7 @@ impl Store {
     pub(super) async fn delete(&self, location: &Path, doing: &'static str) -> Result<(), StoreError> {
         match tokio::time::timeout(DELETE, self.objects.delete(location)).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(e)) => {
-                let error = self.error(doing, &e);
-                let absent = matches!(e, object_store::Error::NotFound { .. })
-                    && !matches!(error.failure(), Failure::NoSuchBucket { .. });
-                if absent { Ok(()) } else { Err(error) }
-            }
+            Ok(Err(e)) => self.unless_absent(doing, &e),
             Err(_) => Err(self.place.timed_out(doing, DELETE)),
         }
     }

@@ -36,7 +36,7 @@ const BATCH: usize = 256 * 1024;
 const BATCHES: usize = 8;
 
 /// One operation with all its retries (`Patience::DATA` ends within 80 s); for a client that breaks its word.
-pub(super) const OPERATION: Duration = Duration::from_secs(100);
+const OPERATION: Duration = Duration::from_secs(100);
 
 /// After an abort, for parts that were on their way: what lay in buffers between us and the server has come by then.
 /// S3 asks for it in so many words: an abort may have to be given several times (`AbortMultipartUpload`).
@@ -355,4 +355,4 @@ async fn abort(mut inner: Box<dyn MultipartUpload>, mut parts: JoinSet<object_st
 
 #[cfg(test)]
 #[path = "upload_tests.rs"]
-pub(super) mod tests;
+mod tests;
