@@ -6,6 +6,7 @@ use futures::FutureExt as _;
 use lockkeeper_crds::{RestoreOrder, RestoredBackup};
 
 use super::Fetch;
+use super::prepare::room_for;
 use crate::store::{BackupKey, Identities, Manifest, Store};
 
 /// Fetches from the `EtcdBackupStore` that the order names, in `namespace`.
@@ -52,6 +53,7 @@ async fn from(
             backup.uri, manifest.sha256, order.sha256
         ));
     }
+    room_for(manifest.size_bytes, into)?;
     store
         .fetch(&manifest, &key, keys, into, cancel)
         .await
@@ -68,5 +70,43 @@ pub(crate) fn describe(store: &Store, key: &BackupKey, manifest: &Manifest) -> R
         cluster_id: manifest.cluster_id.clone(),
         size_bytes: i64::try_from(manifest.size_bytes).unwrap_or(i64::MAX),
         sha256: manifest.sha256.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lockkeeper_crds::{Directory, EtcdBackupStoreSpec};
+
+    use super::super::testing::order;
+    use super::*;
+    use crate::store::Secrets;
+
+    #[tokio::test]
+    async fn a_backup_for_which_there_is_no_room_is_not_begun_to_be_fetched() {
+        let (bucket, disk) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let folder = bucket.path().join("a-12345678");
+        std::fs::create_dir(&folder).unwrap();
+        // A petabyte, by its manifest.
+        std::fs::write(
+            folder.join("manifest.json"),
+            r#"{"format": 1, "id": "a", "name": "a", "uid": "12345678", "node": "cp1", "clusterId": "c",
+            "memberId": "m", "etcdVersion": "3.6.0", "revision": 5, "sizeBytes": 1125899906842624, "sha256": "s",
+            "partSizeBytes": 8388608, "startedAt": "2026-11-01T03:00:00Z", "completedAt": "2026-11-01T03:00:05Z"}"#,
+        )
+        .unwrap();
+        std::fs::write(folder.join("snapshot.db"), "the first bytes of it").unwrap();
+        let spec = EtcdBackupStoreSpec {
+            directory: Some(Directory {
+                path: bucket.path().display().to_string(),
+            }),
+            ..EtcdBackupStoreSpec::default()
+        };
+        let store = Store::from_spec("nfs", &spec, Secrets::default()).unwrap();
+        let (into, never) = (disk.path().join("snapshot.db"), Default::default());
+        let told = from(&store, &Identities::none(), &order(1), &into, &never)
+            .await
+            .unwrap_err();
+        assert!(told.contains("make room on this node's disk"), "{told}");
+        assert_eq!(std::fs::read_dir(disk.path()).unwrap().count(), 0);
     }
 }

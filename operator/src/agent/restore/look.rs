@@ -12,6 +12,7 @@ use super::journal::Entry;
 use crate::agent::cri::{Container, Cri, EXITED, RUNNING};
 use crate::agent::directory;
 use crate::agent::host::{Host, read_limited};
+use crate::agent::manifest::Manifest;
 use crate::agent::probe::{Target, Trust};
 use crate::agent::processes::Asker;
 
@@ -57,8 +58,9 @@ impl Eyes {
         }
     }
 
-    /// The four static pods. `alone`: the kubelet has no API, so it takes no pod away.
-    pub(super) async fn parts(&mut self, alone: bool) -> BTreeMap<Part, PartSeen> {
+    /// The four static pods. `alone`: the kubelet has no API, so it takes no pod away. `kept`: the API server's
+    /// manifest as it was before it was taken off.
+    pub(super) async fn parts(&mut self, alone: bool, kept: Option<&Manifest>) -> BTreeMap<Part, PartSeen> {
         let containers = self.cri.containers().await;
         if let Err(error) = &containers {
             tracing::warn!(%error, "the container runtime cannot be asked");
@@ -70,14 +72,14 @@ impl Eyes {
                 .as_ref()
                 .ok()
                 .map(|all| all.iter().filter(|c| c.is_of_static_pod(part.name())).collect());
-            let ready = on && part == Part::KubeApiserver && self.api_server(true).await.0;
+            let ready = on && part == Part::KubeApiserver && self.ready().await;
             let running = match &there {
                 None => None,
                 Some(there) if on => {
                     self.away.remove(&part);
                     Some(there.iter().any(|c| c.state == RUNNING))
                 }
-                Some(there) => self.ending(part, there, alone).await,
+                Some(there) => self.ending(part, there, alone, kept).await,
             };
             all.insert(part, PartSeen { on, running, ready });
         }
@@ -86,7 +88,13 @@ impl Eyes {
 
     /// A pod whose manifest is away: whether it still runs; none while that cannot be said for sure. What is slow to
     /// end is ended.
-    async fn ending(&mut self, part: Part, there: &[&Container], alone: bool) -> Option<bool> {
+    async fn ending(
+        &mut self,
+        part: Part,
+        there: &[&Container],
+        alone: bool,
+        kept: Option<&Manifest>,
+    ) -> Option<bool> {
         let now = Instant::now();
         let away = self.away.entry(part).or_insert(Away {
             since: now,
@@ -100,7 +108,7 @@ impl Eyes {
         }
         away.quiet = None;
         let since = away.since;
-        let closed = part == Part::KubeApiserver && now - since >= CLOSED && !self.api_server(false).await.1;
+        let closed = part == Part::KubeApiserver && now - since >= CLOSED && !self.listens(kept).await;
         let patience = if alone { PATIENCE_ALONE } else { PATIENCE };
         if closed || now - since >= patience {
             for container in living {
@@ -113,33 +121,34 @@ impl Eyes {
         Some(true)
     }
 
-    /// Whether this node's API server is ready, and whether anybody listens there.
-    async fn api_server(&self, on: bool) -> (bool, bool) {
+    /// Whether this node's API server is ready, by the manifest that is on.
+    async fn ready(&self) -> bool {
         let file = directory::read_component(&self.host, Component::KubeApiserver);
-        let manifest = match (&file, on) {
-            (
-                directory::ManifestFile::Known {
-                    manifest: Ok(manifest),
-                    ..
-                },
-                true,
-            ) => manifest.clone(),
-            // Away: where it listened is not known here any more; the usual place.
-            _ => return (false, self.usual_port_listens().await),
+        let directory::ManifestFile::Known {
+            manifest: Ok(manifest),
+            ..
+        } = file
+        else {
+            return false;
         };
         let Ok(target) = self.asker.target(Component::KubeApiserver, &manifest) else {
-            return (false, true);
+            return false;
         };
         let said = self.asker.readiness(Component::KubeApiserver, &target).await;
-        (said.ready == Tristate::True, said.listens)
+        said.ready == Tristate::True
     }
 
-    async fn usual_port_listens(&self) -> bool {
-        let connecting = tokio::net::TcpStream::connect(("127.0.0.1", 6443));
-        !matches!(
-            tokio::time::timeout(Duration::from_secs(1), connecting).await,
-            Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused
-        )
+    /// Whether anybody listens where the API server that was taken off did, by the copy of its manifest. Where that is
+    /// not known, somebody may: it has the time to end by itself that any other process has.
+    async fn listens(&self, kept: Option<&Manifest>) -> bool {
+        let target = kept.and_then(|manifest| self.asker.target(Component::KubeApiserver, manifest).ok());
+        match target {
+            Some(target) => {
+                let said = self.asker.readiness(Component::KubeApiserver, &target).await;
+                said.listens
+            }
+            None => true,
+        }
     }
 
     /// To which cluster the other nodes' members belong, as their peer ports say. These answer without a quorum.
@@ -206,6 +215,29 @@ pub(super) fn peer_address(urls: &str) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::manifest;
+
+    #[tokio::test]
+    async fn whether_anybody_listens_is_asked_where_the_manifest_said() {
+        let root = tempfile::tempdir().unwrap();
+        let host = Host::new(
+            root.path(),
+            std::path::Path::new("/manifests"),
+            std::path::Path::new("/state"),
+        );
+        let eyes = Eyes::new(host, Cri::new("unix:///nowhere").unwrap());
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let yaml = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: kube-apiserver, namespace: kube-system}}\nspec:\n  containers:\n  - name: kube-apiserver\n    image: registry.k8s.io/kube-apiserver:v1.35.4\n    command: [kube-apiserver, --advertise-address=127.0.0.1, --secure-port={port}]\n"
+        );
+        let path = std::path::Path::new("kube-apiserver.yaml");
+        let kept = manifest::parse(path, Component::KubeApiserver, yaml.as_bytes()).unwrap();
+        assert!(eyes.listens(Some(&kept)).await);
+        drop(listener);
+        assert!(!eyes.listens(Some(&kept)).await);
+        assert!(eyes.listens(None).await, "what is not known is not closed");
+    }
 
     #[test]
     fn a_peer_is_asked_at_its_address_and_never_without_tls() {

@@ -34,7 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
-use lockkeeper_crds::{RestoreMode, RestoreOrder, RestoreProgress, RestoreStage, RestoreWord};
+use lockkeeper_crds::{Component, RestoreMode, RestoreOrder, RestoreProgress, RestoreStage, RestoreWord};
 use lockkeeper_policies::NodeName;
 use lockkeeper_policies::restore::{Act, Live, Part, Preparation, Seen, Stage, Word, decide};
 
@@ -48,6 +48,7 @@ use super::cri::Cri;
 use super::etcd::{EtcdMember, Reading};
 use super::guard::Guard;
 use super::host::Host;
+use super::manifest::{self, Manifest};
 use super::time::to_api;
 use journal::JournalError;
 use look::Eyes;
@@ -320,7 +321,8 @@ impl Restorer {
         }
         if touching {
             seen.live = folders.live();
-            seen.parts = self.eyes.parts(alone).await;
+            let kept = self.api_server_before(entry);
+            seen.parts = self.eyes.parts(alone, kept.as_ref()).await;
             let on = seen.parts.get(&Part::Etcd).is_some_and(|p| p.on);
             match seen.live {
                 Live::New if on => seen.register = self.register(entry).await.map(|r| r.register),
@@ -336,6 +338,13 @@ impl Restorer {
             seen.peers = self.eyes.peers(entry).await;
         }
         seen
+    }
+
+    /// The API server's manifest as it was before it was taken off.
+    fn api_server_before(&self, entry: &Entry) -> Option<Manifest> {
+        let bytes = self.store.kept(entry, Part::KubeApiserver).ok()?;
+        let (component, host) = (Component::KubeApiserver, &self.tools.host);
+        manifest::parse(&host.manifest(component), component, &bytes).ok()
     }
 
     /// The register, if this node's own member of the restored cluster answers.

@@ -129,9 +129,6 @@ pub(crate) async fn beside(
         .clear()
         .and_then(|()| host::create_directory(folders.own()))
         .map_err(|e| failed("no room can be made for the restored data", e))?;
-    let free = folders
-        .free_bytes()
-        .map_err(|e| failed("free space is not known", e))?;
     let snapshot = folders.snapshot();
     let backup = tokio::select! {
         fetched = (workshop.fetch)(order.clone(), snapshot.clone(), cancel.clone()) => fetched?,
@@ -140,13 +137,11 @@ pub(crate) async fn beside(
     let size = fs::metadata(&snapshot)
         .map_err(|e| failed("the fetched snapshot cannot be looked at", e))?
         .len();
-    let wanted = size.saturating_mul(2).saturating_add(MARGIN);
-    if free < wanted {
-        return Err(format!(
-            "{} has {free} bytes free, and {wanted} are needed beside the data in use: make room on this node's disk",
-            place.data.display()
-        ));
-    }
+    // Others write to this disk too: once more, now that the snapshot lies there.
+    let free = folders
+        .free_bytes()
+        .map_err(|e| failed("free space is not known", e))?;
+    room(free, size, &place.data)?;
     suits(entry, &backup)?;
     let said = restore(workshop, entry, cancel).await?;
     tracing::info!(restore = order.name, said, "restored beside the data in use");
@@ -176,6 +171,26 @@ pub(crate) async fn beside(
         None
     };
     Ok(Prepared { backup, loss })
+}
+
+/// Before anything is written: room for a snapshot of this size, and for what is made of it.
+pub(super) fn room_for(size: u64, into: &Path) -> Result<(), String> {
+    let directory = into.parent().unwrap_or(into);
+    let free = host::free_bytes(directory)
+        .map_err(|e| format!("free space at {} is not known: {e}", directory.display()))?;
+    room(free, size.saturating_mul(2), directory)
+}
+
+/// Whether so much, and the margin, is free.
+fn room(free: u64, size: u64, at: &Path) -> Result<(), String> {
+    let wanted = size.saturating_add(MARGIN);
+    if free >= wanted {
+        return Ok(());
+    }
+    Err(format!(
+        "{} has {free} bytes free, and {wanted} are needed beside the data in use: make room on this node's disk",
+        at.display()
+    ))
 }
 
 /// Whether the guard starts on this node.
@@ -325,6 +340,16 @@ mod tests {
         assert!(suits(&entry, &backup).unwrap_err().contains("allowOtherCluster"));
         entry.order.allow_other_cluster = true;
         suits(&entry, &backup).unwrap();
+    }
+
+    #[test]
+    fn a_disk_without_room_is_named_with_what_is_wanted() {
+        room(MARGIN + 10, 10, Path::new("/var/lib/etcd")).unwrap();
+        let told = room(MARGIN + 9, 10, Path::new("/var/lib/etcd")).unwrap_err();
+        assert!(
+            told.contains("/var/lib/etcd has 268435465 bytes free, and 268435466 are needed"),
+            "{told}"
+        );
     }
 
     #[test]
