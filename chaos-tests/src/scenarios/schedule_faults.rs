@@ -112,12 +112,15 @@ async fn away(stage: &Stage<'_>, watcher: &Watcher) -> Result<()> {
     tokio::time::sleep(MINUTE * 3).await;
     let until = Utc::now();
     stage.scale(2)?;
+    // Slots are begun in their order: with one of after that, no older one is to come.
     let caught_up = |s: &EtcdBackupScheduleStatus| {
-        s.last_success_time
+        s.last_schedule_time
             .as_ref()
             .is_some_and(|t| t.0.as_second() > until.timestamp())
     };
-    stage.status("a backup after that", MINUTE * 4, caught_up).await?;
+    stage
+        .status("a slot of after that to be begun", MINUTE * 4, caught_up)
+        .await?;
     let passed = |name: &String| slot(name).is_some_and(|s| s > from.naive_utc() && s <= until.naive_utc());
     let made: Vec<String> = watcher.so_far()?.into_iter().filter(passed).collect();
     ensure!(

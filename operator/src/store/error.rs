@@ -132,32 +132,65 @@ impl Place {
                 detail: io.map_or_else(|| deepest(e), ToString::to_string),
             };
         }
-        let Place {
-            kind,
-            bucket,
-            endpoint,
-            region,
-            secret,
-            ..
-        } = self;
-        let (kind, bucket, endpoint, secret) = (*kind, bucket.clone(), endpoint.clone(), secret.clone());
         let answer = Answer::of(e);
-        let detail = answer.detail.clone();
-        if answer.of_the_token {
-            return match answer.status {
-                Some(400..=499) => Failure::BadCredentials {
-                    kind,
-                    endpoint,
-                    secret,
-                    detail,
-                },
-                _ => Failure::NoIdentity {
-                    kind,
-                    endpoint,
-                    detail,
-                },
-            };
+        match answer.status {
+            _ if answer.of_the_token => self.unnamed(&answer),
+            None if answer.code.is_none() => self.unanswered(doing, &answer),
+            _ => self.answered(doing, &answer),
         }
+    }
+
+    /// Whoever gives out tokens for the store gave none.
+    fn unnamed(&self, answer: &Answer) -> Failure {
+        let (kind, endpoint, detail) = (self.kind, self.endpoint.clone(), answer.detail.clone());
+        match answer.status {
+            Some(400..=499) => Failure::BadCredentials {
+                kind,
+                endpoint,
+                secret: self.secret.clone(),
+                detail,
+            },
+            _ => Failure::NoIdentity {
+                kind,
+                endpoint,
+                detail,
+            },
+        }
+    }
+
+    fn unanswered(&self, doing: &'static str, answer: &Answer) -> Failure {
+        let (kind, endpoint, detail) = (self.kind, self.endpoint.clone(), answer.detail.clone());
+        match answer.transport {
+            Some(HttpErrorKind::Timeout) => Failure::TimedOut {
+                kind,
+                endpoint,
+                doing,
+                detail,
+            },
+            // rustls' words; the type is hidden within one of the operating system's errors.
+            Some(_) if detail.starts_with("invalid peer certificate") => Failure::Untrusted {
+                kind,
+                endpoint,
+                doing,
+                detail,
+            },
+            Some(_) => Failure::Unreachable {
+                kind,
+                endpoint,
+                doing,
+                detail,
+            },
+            None => Failure::Refused {
+                endpoint,
+                doing,
+                detail,
+            },
+        }
+    }
+
+    fn answered(&self, doing: &'static str, answer: &Answer) -> Failure {
+        let (kind, bucket, endpoint) = (self.kind, self.bucket.clone(), self.endpoint.clone());
+        let (secret, detail) = (self.secret.clone(), answer.detail.clone());
         match (answer.code.as_deref().unwrap_or_default(), answer.status) {
             ("NoSuchBucket" | "ContainerNotFound", _) => Failure::NoSuchBucket {
                 kind,
@@ -191,7 +224,7 @@ impl Place {
             )
             | (_, Some(301 | 307)) => Failure::WrongRegion {
                 bucket,
-                region: region.clone(),
+                region: self.region.clone(),
                 detail,
             },
             ("QuotaExceeded" | "XMinioStorageFull" | "InsufficientStorage", _) | (_, Some(507)) => {
@@ -218,36 +251,10 @@ impl Place {
                 doing,
                 detail,
             },
-            (_, Some(_)) => Failure::Refused {
+            _ => Failure::Refused {
                 endpoint,
                 doing,
                 detail,
-            },
-            (_, None) => match answer.transport {
-                Some(HttpErrorKind::Timeout) => Failure::TimedOut {
-                    kind,
-                    endpoint,
-                    doing,
-                    detail,
-                },
-                // rustls' words; the type is hidden within one of the operating system's errors.
-                Some(_) if detail.starts_with("invalid peer certificate") => Failure::Untrusted {
-                    kind,
-                    endpoint,
-                    doing,
-                    detail,
-                },
-                Some(_) => Failure::Unreachable {
-                    kind,
-                    endpoint,
-                    doing,
-                    detail,
-                },
-                None => Failure::Refused {
-                    endpoint,
-                    doing,
-                    detail,
-                },
             },
         }
     }
