@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use super::{Action, retry_backoff, steps};
-use crate::model::{Backup, Check, CheckVerdict, Cluster, Count, InHand, Mode, Phase, Rollout, Wanted};
+use crate::model::{Backup, Check, Cluster, Count, InHand, Mode, Phase, Rollout, Wanted};
 use crate::preflight;
 use crate::report::{Held, Report, State, Step, ways_back};
 use crate::version::KubernetesVersion;
