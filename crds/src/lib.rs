@@ -19,6 +19,7 @@
 #![allow(clippy::duplicated_attributes)]
 
 mod backup;
+mod cluster_cutover;
 mod cluster_version;
 mod common;
 mod control_plane_node;
@@ -27,6 +28,7 @@ mod schedule;
 mod store;
 
 pub use backup::*;
+pub use cluster_cutover::*;
 pub use cluster_version::*;
 pub use common::*;
 pub use control_plane_node::*;

@@ -6,6 +6,7 @@
 //! | [`agent`] | makes its own node match the intent | this host, its etcd member, its own object |
 //! | [`store`] | backups in an object store | the object store |
 //! | [`rescue`] | the same hands from a shell, with no API | this host, its etcd members, the object store |
+//! | [`traffic`] | the weights of two clusters' traffic, set and read back | load balancers, by their own interfaces |
 //! | [`api`] | a Kubernetes client that outlives any one API server | API servers |
 //! | [`view`] | an upgrade on the screen | the API, reading only |
 //! | [`telemetry`] | logs, metrics, health endpoints, events | its own port |
@@ -19,4 +20,5 @@ pub mod rescue;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;
+pub mod traffic;
 pub mod view;

@@ -1,0 +1,46 @@
+//! Why traffic could not be moved or seen, as sentences that name the target and the way out.
+
+/// What stands in the way of a driver. No field ever holds a Secret's content.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)] // Each sentence says what its fields are.
+pub enum TrafficError {
+    #[error("{field} {problem}")]
+    Spec { field: &'static str, problem: String },
+    #[error("{target} cannot be reached: bring it back, or correct spec.traffic ({detail})")]
+    Unreachable { target: String, detail: String },
+    #[error("{target} does not obey: {detail}")]
+    Refused { target: String, detail: String },
+    #[error("{target} answers what cannot be understood: {detail}")]
+    Garbled { target: String, detail: String },
+    #[error("{target} cannot be steered: {problem}")]
+    Unfit { target: String, problem: String },
+    #[error(
+        "{target} has {what}, which is neither blue's nor green's: name it in spec.traffic, or take it out"
+    )]
+    Stranger { target: String, what: String },
+    #[error("{target} has nothing of {colour} that can take traffic: {problem}")]
+    NoneUp {
+        target: String,
+        colour: &'static str,
+        problem: String,
+    },
+    #[error("the weights are unknown, since parts of the target differ: {detail}")]
+    Differ { detail: String },
+}
+
+impl TrafficError {
+    /// Short and stable, for a condition's reason and a metric's label.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Spec { .. } => "SpecInvalid",
+            Self::Unreachable { .. } => "TrafficUnreachable",
+            Self::Refused { .. } => "TrafficRefused",
+            Self::Garbled { .. } => "TrafficGarbled",
+            Self::Unfit { .. } => "TrafficUnfit",
+            Self::Stranger { .. } => "TrafficStranger",
+            Self::NoneUp { .. } => "TrafficNoneUp",
+            Self::Differ { .. } => "TrafficDiffers",
+        }
+    }
+}

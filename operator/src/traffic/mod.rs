@@ -1,0 +1,134 @@
+//! Traffic of two clusters: the shares of it, set and read back.
+//!
+//! | | |
+//! | --- | --- |
+//! | comes in | `spec.traffic` of a `ClusterCutover`, the Secrets that it names, the [`Weights`] that are wanted |
+//! | goes out | what is set at the source of truth, as it is read there: never what was asked for |
+//! | may touch | what moves the traffic, by its own interface; no Kubernetes object, no file |
+//!
+//! A driver remembers nothing between two calls, so that it may die at any of them. Where several parts carry the
+//! traffic all of them are set and all are read; if they differ, the weights are unknown. What is not ours is left
+//! alone, and named. No error, log line or `Debug` output of this room holds a Secret's content.
+
+mod error;
+mod haproxy;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+pub use lockkeeper_crds::Weights;
+
+pub use error::TrafficError;
+pub use haproxy::Haproxy;
+
+/// The longest that one part of what moves the traffic may take to answer: going back is promised within 2 s, and a
+/// server on the same continent answers within a tenth of that.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+
+/// The Secrets that a cutover names: name, key, content.
+#[derive(Clone, Default)]
+pub struct Secrets(pub BTreeMap<String, BTreeMap<String, Vec<u8>>>);
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+/// What was read at the source of truth.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// What is set there. A server that is down is counted with what it would get.
+    pub weights: Weights,
+    /// Where it was read, for a person.
+    pub from: String,
+}
+
+/// What moves the traffic.
+#[derive(Clone, Debug)]
+pub enum Driver {
+    /// HAProxy's runtime API.
+    Haproxy(Haproxy),
+}
+
+impl Driver {
+    /// The driver that a spec asks for. Nothing is asked of anybody yet.
+    ///
+    /// # Errors
+    /// A spec that no driver can understand, whatever the schema let through.
+    pub fn from_spec(spec: &lockkeeper_crds::Traffic, _secrets: &Secrets) -> Result<Self, TrafficError> {
+        match &spec.haproxy {
+            Some(haproxy) => Haproxy::from_spec(haproxy).map(Self::Haproxy),
+            None => Err(TrafficError::Spec {
+                field: "spec.traffic",
+                problem: "names nothing that moves traffic: set spec.traffic.haproxy".to_owned(),
+            }),
+        }
+    }
+
+    /// Which targets it moves, one a line. Two cutovers that have a line in common would fight.
+    ///
+    /// Caveat: one target under two names (an address and its DNS name) is two lines.
+    #[must_use]
+    pub fn targets(&self) -> BTreeSet<String> {
+        match self {
+            Self::Haproxy(driver) => driver.targets(),
+        }
+    }
+
+    /// Asks whether the target can be reached, read and set, and has nothing but the two colours. Changes nothing.
+    ///
+    /// # Errors
+    /// What stands in the way, and the way out.
+    pub async fn check(&self) -> Result<(), TrafficError> {
+        match self {
+            Self::Haproxy(driver) => driver.check().await,
+        }
+    }
+
+    /// The weights, from the source of truth.
+    ///
+    /// # Errors
+    /// They are unknown: no answer, or parts of the target that differ.
+    pub async fn seen(&self) -> Result<Seen, TrafficError> {
+        match self {
+            Self::Haproxy(driver) => driver.seen().await,
+        }
+    }
+
+    /// Sets the weights; nothing is sent to what has them already. What is set is known by [`Driver::seen`] only.
+    ///
+    /// # Errors
+    /// Some parts may have been set, others not: set again, or set something else.
+    pub async fn set(&self, weights: Weights) -> Result<(), TrafficError> {
+        if u16::from(weights.blue) + u16::from(weights.green) != 100 {
+            return Err(TrafficError::Spec {
+                field: "spec.steps",
+                problem: format!("{weights} is not 100 % together"),
+            });
+        }
+        match self {
+            Self::Haproxy(driver) => driver.set(weights).await,
+        }
+    }
+
+    /// How long after [`Driver::set`] the last client heeds it. Zero: at once.
+    #[must_use]
+    pub const fn settles_in(&self) -> Duration {
+        match self {
+            Self::Haproxy(_) => Duration::ZERO,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let key = BTreeMap::from([("key".to_owned(), b"hunter2".to_vec())]);
+        let secrets = Secrets(BTreeMap::from([("tsig".to_owned(), key)]));
+        assert_eq!(format!("{secrets:?}"), r#"{"tsig"}"#);
+    }
+}
