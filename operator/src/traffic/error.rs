@@ -25,7 +25,11 @@ pub enum TrafficError {
         problem: String,
     },
     #[error("the weights are unknown, since parts of the target differ: {detail}")]
-    Differ { detail: String },
+    Differ {
+        detail: String,
+        /// Green's share in each part, all of which were read.
+        greens: Vec<u8>,
+    },
 }
 
 impl TrafficError {

@@ -27,6 +27,9 @@ use super::{Seen, TrafficError, Weights};
 use backend::{Backend, Colours};
 use cli::Endpoint;
 
+const ENDPOINTS: &str = "spec.traffic.haproxy.endpoints";
+const NO_ENDPOINT: &str = "is empty: name the runtime API of every HAProxy of the edge";
+
 /// The HAProxys of an edge, and the backend in them.
 #[derive(Clone, Debug)]
 pub struct Haproxy {
@@ -45,8 +48,8 @@ impl Haproxy {
             .collect::<Result<Vec<_>, _>>()?;
         if endpoints.is_empty() {
             return Err(TrafficError::Spec {
-                field: "spec.traffic.haproxy.endpoints",
-                problem: "is empty: name the runtime API of every HAProxy of the edge".to_owned(),
+                field: ENDPOINTS,
+                problem: NO_ENDPOINT.to_owned(),
             });
         }
         name("spec.traffic.haproxy.backend", &spec.backend)?;
@@ -85,8 +88,9 @@ impl Haproxy {
         }))
         .await?;
         let Some((_, weights)) = seen.first().copied() else {
-            return Err(TrafficError::Differ {
-                detail: "there is no endpoint".to_owned(),
+            return Err(TrafficError::Spec {
+                field: ENDPOINTS,
+                problem: NO_ENDPOINT.to_owned(),
             });
         };
         let list = |entries: &[(&Endpoint, Weights)]| {
@@ -97,7 +101,10 @@ impl Haproxy {
             texts.join("; ")
         };
         if seen.iter().any(|(_, other)| *other != weights) {
-            return Err(TrafficError::Differ { detail: list(&seen) });
+            return Err(TrafficError::Differ {
+                detail: list(&seen),
+                greens: seen.iter().map(|(_, weights)| weights.green).collect(),
+            });
         }
         let from: Vec<String> = seen.iter().map(|(endpoint, _)| self.target(endpoint)).collect();
         Ok(Seen {

@@ -226,6 +226,7 @@ async fn two_edges_that_differ_are_unknown_and_one_that_is_away_does_not_hold_th
     let error = driver.seen().await.unwrap_err();
     assert_eq!(error.reason(), "TrafficDiffers");
     assert!(error.to_string().contains("60 % green at"), "{error}");
+    assert!(matches!(error, TrafficError::Differ { greens, .. } if greens == [50, 60]));
     one.end();
     let error = driver.set(Weights::BLUE).await.unwrap_err();
     assert_eq!(error.reason(), "TrafficUnreachable");
