@@ -1,5 +1,244 @@
-//! `ClusterCutover`: two clusters, and the traffic that moves from one to the other.
+//! `ClusterCutover`: traffic and duty go from one cluster to another in weighted steps, and back.
 
+mod gates;
+mod status;
 mod traffic;
 
+pub use gates::*;
+pub use status::*;
 pub use traffic::*;
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What goes from where to where, and how carefully.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "lockkeeper.dev",
+    version = "v1alpha1",
+    kind = "ClusterCutover",
+    plural = "clustercutovers",
+    shortname = "cutover",
+    category = "lockkeeper",
+    status = "ClusterCutoverStatus",
+    derive = "PartialEq",
+    doc = "Moves traffic from one cluster (blue) to another (green) in weighted steps with gates, and back when one fails. Immutable but for promote, paused and abort.",
+    printcolumn(
+        name = "Active",
+        type_ = "string",
+        json_path = ".status.active",
+        description = "the cluster that has most of the traffic, as it was seen"
+    ),
+    printcolumn(name = "State", type_ = "string", json_path = ".status.state"),
+    printcolumn(
+        name = "Green",
+        type_ = "integer",
+        json_path = ".status.weights.seen.green",
+        description = "percent of the traffic, as it was seen"
+    ),
+    printcolumn(
+        name = "Wanted",
+        type_ = "integer",
+        json_path = ".status.weights.wanted.green"
+    ),
+    printcolumn(
+        name = "Rollback",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"RollbackPossible\")].status"
+    ),
+    printcolumn(name = "Since", type_ = "date", json_path = ".status.since"),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.message"),
+    printcolumn(
+        name = "Failed",
+        type_ = "integer",
+        json_path = ".status.spent.failedRequests",
+        description = "requests of gates",
+        priority = 1
+    ),
+    printcolumn(name = "Paused", type_ = "boolean", json_path = ".spec.paused", priority = 1),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp",
+        priority = 1
+    )
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.blue == oldSelf.blue && self.green == oldSelf.green && self.traffic == oldSelf.traffic && self.steps == oldSelf.steps && self.gates == oldSelf.gates && has(self.budget) == has(oldSelf.budget) && (!has(self.budget) || self.budget == oldSelf.budget) && self.rollbackWindowSeconds == oldSelf.rollbackWindowSeconds && self.whenLost == oldSelf.whenLost").message("a ClusterCutover cannot be changed but for spec.promote, spec.paused and spec.abort: make a new one"),
+    validation = Rule::new("!oldSelf.abort || self.abort").message("spec.abort was given and cannot be taken back: make a new ClusterCutover to begin again"),
+    validation = Rule::new("self.promote >= oldSelf.promote").message("spec.promote can only be raised: set spec.abort to go back"),
+    validation = Rule::new("!(self.blue.thisCluster && self.green.thisCluster)").message("spec.blue and spec.green are both this cluster: a cutover goes from one cluster to another").field_path(".green"),
+    validation = Rule::new("!has(self.blue.kubeconfigSecret) || !has(self.green.kubeconfigSecret) || self.blue.kubeconfigSecret.name != self.green.kubeconfigSecret.name || self.blue.kubeconfigSecret.key != self.green.kubeconfigSecret.key").message("spec.blue and spec.green name the same kubeconfig: a cutover goes from one cluster to another").field_path(".green")
+)]
+pub struct ClusterCutoverSpec {
+    /// Where everything is now.
+    pub blue: ClusterAccess,
+
+    /// Where it goes.
+    pub green: ClusterAccess,
+
+    /// What moves the traffic.
+    pub traffic: Traffic,
+
+    /// Green's shares of the traffic, one after the other, up to 100.
+    #[schemars(length(min = 1, max = 20))]
+    #[x_kube(validation = Rule::new("self[size(self) - 1].green == 100").message("spec.steps do not end at 100: the last step gives green all traffic"))]
+    #[x_kube(validation = Rule::new("self.all(a, self.exists_one(b, b.green == a.green)) && self.map(s, s.green).isSorted()").message("spec.steps do not rise: each step's green must be more than the one before"))]
+    pub steps: Vec<CutoverStep>,
+
+    /// What must hold before the first step, in each one, and as long as there is a way back.
+    #[serde(default)]
+    #[schemars(length(max = 20))]
+    #[x_kube(validation = Rule::new("self.all(a, self.exists_one(b, b.name == a.name))").message("two of spec.gates have the same name"))]
+    pub gates: Vec<CutoverGate>,
+
+    /// What may fail altogether before all goes back. Absent: gates alone decide.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<CutoverBudget>,
+
+    /// Seconds after the last step in which blue is kept as it is and all may still go back, by a gate or by
+    /// `spec.abort`. Afterwards the cutover has ended.
+    #[serde(default = "rollback_window")]
+    #[schemars(range(min = 0, max = 2_592_000))]
+    pub rollback_window_seconds: u32,
+
+    /// What happens when the API of a cluster does not answer.
+    #[serde(default)]
+    pub when_lost: WhenLost,
+
+    /// Steps with `approval` up to this share may begin.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 100))]
+    pub promote: u8,
+
+    /// True: no step begins. Gates go on, and the way back stays open.
+    #[serde(default)]
+    pub paused: bool,
+
+    /// True: all traffic goes back to blue, and the cutover ends. It cannot be taken back.
+    #[serde(default)]
+    pub abort: bool,
+}
+
+const fn rollback_window() -> u32 {
+    // A day: the shortest soak with blue warm that the write-ups advise (facts.md 7.4).
+    86_400
+}
+
+/// How a cluster is reached: one of the two.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.thisCluster != has(self.kubeconfigSecret)").message("a cluster is either thisCluster: true or a kubeconfigSecret: give exactly one"))]
+pub struct ClusterAccess {
+    /// The cluster in which this object lies.
+    #[serde(default)]
+    pub this_cluster: bool,
+    /// A Secret in the operator's namespace that holds a kubeconfig. The chart's `cutover.secretNames` must name it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubeconfig_secret: Option<KubeconfigSecret>,
+}
+
+/// Where a kubeconfig lies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KubeconfigSecret {
+    /// The Secret's name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Which of its keys. The kubeconfig must hold its certificates and credentials itself: neither files nor
+    /// programs are taken.
+    #[serde(default = "kubeconfig_key")]
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+fn kubeconfig_key() -> String {
+    "kubeconfig".to_owned()
+}
+
+/// A share of the traffic, and how long it is looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CutoverStep {
+    /// Green's share in percent; the rest is blue's.
+    #[schemars(range(min = 1, max = 100))]
+    pub green: u8,
+    /// Seconds from when the weights are seen where they were set until the next step. At least twice the TTL where
+    /// the traffic is moved by a DNS.
+    #[serde(default = "soak")]
+    #[schemars(range(min = 0, max = 604_800))]
+    pub soak_seconds: u32,
+    /// True: the step begins when `spec.promote` has reached its share.
+    #[serde(default)]
+    pub approval: bool,
+}
+
+const fn soak() -> u32 {
+    // facts.md 7.4: at least ten minutes a step.
+    600
+}
+
+/// What may fail altogether.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.failedRequests) || has(self.failingSeconds)").message("spec.budget sets nothing: set failedRequests or failingSeconds, or leave it out"))]
+pub struct CutoverBudget {
+    /// More failed requests than these, over all gates and from the first step on, and all goes back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub failed_requests: Option<u32>,
+    /// More seconds than these in which a gate was failing, from the first step on, and all goes back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 86_400))]
+    pub failing_seconds: Option<u32>,
+}
+
+/// What happens when the API of a cluster does not answer. No step begins meanwhile, whatever is set here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WhenLost {
+    /// Seconds without an answer until a cluster counts as lost.
+    #[serde(default = "lost_after")]
+    #[schemars(range(min = 5, max = 3600))]
+    pub after_seconds: u32,
+    /// Blue is lost. It may be the worse place to send traffic to: by default nothing moves.
+    #[serde(default = "hold")]
+    pub blue: OnLoss,
+    /// Green is lost.
+    #[serde(default = "go_back")]
+    pub green: OnLoss,
+}
+
+impl Default for WhenLost {
+    fn default() -> Self {
+        Self {
+            after_seconds: lost_after(),
+            blue: hold(),
+            green: go_back(),
+        }
+    }
+}
+
+const fn lost_after() -> u32 {
+    // Longer than an API server's restart, which a single-node control plane shows as silence.
+    60
+}
+
+const fn hold() -> OnLoss {
+    OnLoss::Hold
+}
+
+const fn go_back() -> OnLoss {
+    OnLoss::GoBack
+}
+
+/// What a loss leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnLoss {
+    /// Nothing moves until it answers again.
+    Hold,
+    /// All traffic goes back to blue.
+    GoBack,
+}

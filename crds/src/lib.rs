@@ -12,6 +12,7 @@
 //! | [`EtcdBackupSchedule`] | namespace | a person or Git (`spec`), the operator (`status`) |
 //! | [`EtcdBackup`] | namespace | anyone (`spec`), the operator (`status.node`), that node's agent (the rest) |
 //! | [`EtcdRestore`] | namespace | a person (`spec`, and the confirmation), the operator (`status`) |
+//! | [`ClusterCutover`] | cluster | a person or Git (`spec`), the operator (`status`) |
 
 // The CustomResource derive emits public root types into these private modules; each is re-exported below.
 #![allow(unreachable_pub)]
@@ -52,6 +53,7 @@ pub fn all() -> Vec<CustomResourceDefinition> {
         EtcdBackup::crd(),
         EtcdBackupSchedule::crd(),
         EtcdRestore::crd(),
+        ClusterCutover::crd(),
     ]
 }
 

@@ -18,8 +18,10 @@
 //! | [`retention`] | which backups of a schedule are kept |
 //! | [`mod@accept`] | which backup may stand for an upgrade's own snapshot |
 //! | [`restore`] | how the nodes restore etcd together, with no API |
+//! | [`cutover`] | how traffic and duty go from one cluster to another, and back |
 
 pub mod accept;
+pub mod cutover;
 pub mod facts;
 pub mod model;
 pub mod plan;
