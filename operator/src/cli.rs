@@ -90,6 +90,9 @@ pub struct OperatorArgs {
     /// A kubeconfig, outside a cluster.
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
+    /// Look after ClusterCutovers too. It needs rights that the chart gives with cutover.enabled.
+    #[arg(long, env = "LOCKKEEPER_CUTOVERS")]
+    pub cutovers: bool,
 }
 
 /// Of `lockkeeper agent`.
@@ -132,6 +135,7 @@ impl Cli {
                         identity: args.identity,
                         metrics_address: args.metrics_address,
                         kubeconfig: args.kubeconfig,
+                        cutovers: args.cutovers,
                     },
                     shutdown,
                 )

@@ -73,6 +73,9 @@ pub struct ClusterCutoverStatus {
     /// The weights.
     #[serde(default)]
     pub weights: WeightsStatus,
+    /// What it moves. Another cutover that moves any of it waits until this one has ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<String>,
     /// The step in hand, from 1; absent before the first and on the way back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<u32>,

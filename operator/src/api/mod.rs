@@ -9,12 +9,14 @@
 //! | `endpoints` | which servers, in which order, and what is remembered of each |
 //! | `connect` | dials the first that answers; connections that notice when their server is gone |
 //! | `call` | one request, with an end to its patience |
+//! | `kubeconfig` | another cluster's, from a text that somebody else wrote |
 //! | `within` | the limit on every call, and the error for a person |
 
 mod address;
 mod call;
 mod connect;
 mod endpoints;
+mod kubeconfig;
 mod within;
 
 #[cfg(test)]
@@ -77,6 +79,9 @@ pub enum SetupError {
         #[source]
         source: kube::config::KubeconfigError,
     },
+    /// A kubeconfig of somebody else reaches beyond its text.
+    #[error("the kubeconfig in the Secret asks for {0}")]
+    Foreign(&'static str),
     /// The server's URL is not one that can be used.
     #[error("the API server's URL {url} is of no use: {why}; write https://host:port")]
     Url {

@@ -109,6 +109,14 @@ impl Cache {
     }
 }
 
+/// Watches one kind that not every installation has, for as long as the set lives; the bell rings at each change.
+pub(super) fn watched<K>(api: Api<K>, bell: &Arc<Notify>, watches: &mut JoinSet<()>) -> Store<K>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
+{
+    keep(api, &[Arc::clone(bell)], watches)
+}
+
 /// Watches one kind for as long as the set lives.
 fn keep<K>(api: Api<K>, bells: &[Arc<Notify>], watches: &mut JoinSet<()>) -> Store<K>
 where

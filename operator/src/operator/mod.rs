@@ -15,12 +15,14 @@
 //! | `status`, `tell` | what people and tools are told |
 //! | `backups` | who takes a backup; pure |
 //! | `schedules` | begins scheduled backups, lets old ones go |
+//! | `cutovers` | moves traffic between clusters, where that is enabled |
 //! | `restores` | begins restores, says the words, tells how they ended |
 
 mod act;
 mod backups;
 mod cache;
 mod conductor;
+mod cutovers;
 mod freshness;
 pub mod gates;
 mod gating;
@@ -73,7 +75,27 @@ async fn work(context: Context, leadership: Leadership) -> Result<(), BoxError> 
     };
     let restores = restores::Keeper::new(hands.clone(), Arc::clone(&cache), leadership.clone(), restored);
     let keeper = schedules::Keeper::new(hands.clone(), Arc::clone(&cache), leadership.clone(), scheduled);
-    let conductor = conductor::Conductor::new(hands, cache, Arc::clone(&context.gates), leadership, teller);
-    tokio::join!(conductor.run(), keeper.run(), restores.run());
+    let conductor = conductor::Conductor::new(
+        hands.clone(),
+        cache,
+        Arc::clone(&context.gates),
+        leadership.clone(),
+        teller,
+    );
+    let cutovers = context.cutovers.then(|| cutovers::Keeper {
+        hands: hands.clone(),
+        leadership: leadership.clone(),
+        teller: cutovers::Teller {
+            metrics: Arc::clone(&context.metrics),
+            events: context.events.clone(),
+        },
+        pulse: context.health.pulse("cutovers", PASS_LIMIT),
+    });
+    let cutovers = async {
+        if let Some(keeper) = cutovers {
+            keeper.run().await;
+        }
+    };
+    tokio::join!(conductor.run(), keeper.run(), restores.run(), cutovers);
     Ok(())
 }

@@ -29,6 +29,8 @@ pub struct OperatorConfig {
     pub metrics_address: SocketAddr,
     /// Outside a cluster.
     pub kubeconfig: Option<PathBuf>,
+    /// Whether `ClusterCutover`s are looked after.
+    pub cutovers: bool,
 }
 
 /// What the work may use. Cheap to clone.
@@ -44,6 +46,8 @@ pub struct Context {
     pub health: Health,
     /// Events.
     pub events: Publisher,
+    /// Whether `ClusterCutover`s are looked after.
+    pub cutovers: bool,
     /// The gates; one for the life of the process, since it remembers.
     pub gates: Arc<GateProbe>,
 }
@@ -116,6 +120,7 @@ pub async fn run(config: OperatorConfig, shutdown: CancellationToken) -> Result<
         ),
         gates: Arc::new(GateProbe::new(api.clone(), &namespace)),
         metrics: Arc::clone(&metrics),
+        cutovers: config.cutovers,
         health,
         namespace,
         api,

@@ -100,6 +100,24 @@ pub enum Reason {
     RestoreCompleted,
     /// Nothing was touched, or the data of before runs again.
     RestoreFailed,
+    /// Something stands in the way of a cutover's beginning; nothing was touched.
+    CutoverBlocked,
+    /// A step of a cutover waits for a person.
+    CutoverAwaitsApproval,
+    /// `spec.paused` of a cutover.
+    CutoverPaused,
+    /// Green gets a share of the traffic.
+    CutoverStep,
+    /// A cutover cannot go on by itself.
+    CutoverHeld,
+    /// Green has all traffic; there is a way back for a while.
+    CutoverSwitched,
+    /// All traffic goes back to blue.
+    CutoverRollingBack,
+    /// Blue has all traffic again.
+    CutoverRolledBack,
+    /// Green has all traffic, and the way back has ended.
+    CutoverFinalized,
 }
 
 impl Reason {
@@ -130,6 +148,10 @@ impl Reason {
             | Self::RestorePreparing
             | Self::RestoreStarted
             | Self::RestoreCompleted
+            | Self::CutoverPaused
+            | Self::CutoverStep
+            | Self::CutoverSwitched
+            | Self::CutoverFinalized
             | Self::RollbackCompleted => "Normal",
             Self::PreflightBlocked
             | Self::BackupFailed
@@ -144,6 +166,11 @@ impl Reason {
             | Self::RollbackFailed
             | Self::RestoreAwaitsConfirmation
             | Self::RestoreFailed
+            | Self::CutoverBlocked
+            | Self::CutoverAwaitsApproval
+            | Self::CutoverHeld
+            | Self::CutoverRollingBack
+            | Self::CutoverRolledBack
             | Self::UpgradeFailed => "Warning",
         }
     }
@@ -167,6 +194,15 @@ impl Reason {
             | Self::RestoreStarted
             | Self::RestoreCompleted
             | Self::RestoreFailed => "Restore",
+            Self::CutoverBlocked
+            | Self::CutoverAwaitsApproval
+            | Self::CutoverPaused
+            | Self::CutoverStep
+            | Self::CutoverHeld
+            | Self::CutoverSwitched
+            | Self::CutoverRollingBack
+            | Self::CutoverRolledBack
+            | Self::CutoverFinalized => "Cutover",
             Self::AgentLost => "Observe",
             _ => "Upgrade",
         }

@@ -36,6 +36,8 @@ pub enum Kind {
     EtcdBackupSchedule,
     /// All `EtcdRestore`s in one go.
     EtcdRestore,
+    /// A `ClusterCutover`.
+    ClusterCutover,
 }
 
 /// How a reconcile ended.
@@ -52,6 +54,29 @@ pub enum Outcome {
     ApiError,
     /// The object or a node makes no sense.
     Invalid,
+}
+
+/// How a cutover ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumIter, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum CutoverResult {
+    /// Green has all traffic.
+    Completed,
+    /// Blue has.
+    RolledBack,
+}
+
+/// What is told of a cutover.
+#[derive(Clone, Copy, Debug)]
+pub struct CutoverFigures {
+    /// Green's share in percent, as the step has it.
+    pub green_wanted: Option<i64>,
+    /// Green's share in percent, as it is read.
+    pub green_seen: Option<i64>,
+    /// A person is wanted.
+    pub held: bool,
+    /// Requests of gates that failed.
+    pub failed_requests: i64,
 }
 
 /// How a node stands in an upgrade.
@@ -153,6 +178,10 @@ pub struct Metrics {
     schedule_points: IntGaugeVec,
     store_available: IntGaugeVec,
     restore_in_progress: IntGaugeVec,
+    cutover_green: IntGaugeVec,
+    cutover_held: IntGaugeVec,
+    cutover_failed: IntGaugeVec,
+    cutovers_total: IntCounterVec,
     longest_outage: GaugeVec,
     certificate_expiry: IntGaugeVec,
     certificates: Mutex<BTreeMap<String, BTreeSet<String>>>,
@@ -298,6 +327,26 @@ impl Metrics {
                 "1 while an EtcdRestore has begun and not ended; no upgrade goes on meanwhile, and in place the control plane goes down. For an hour: LockkeeperRestoreInProgress. Leader only.",
                 &[],
             )?,
+            cutover_green: r.gauges(
+                "lockkeeper_cutover_green_percent",
+                "Green's share of the traffic of a ClusterCutover that has not ended: as the step has it (wanted), and as it is read where it is set (seen; absent while it cannot be read). The two apart for longer than twice the TTL: see the object's status. Leader only.",
+                &["cutover", "of"],
+            )?,
+            cutover_held: r.gauges(
+                "lockkeeper_cutover_held",
+                "1 while a ClusterCutover that has not ended is Held or Blocked: a person is wanted (LockkeeperCutoverHeld). Leader only.",
+                &["cutover"],
+            )?,
+            cutover_failed: r.gauges(
+                "lockkeeper_cutover_failed_requests",
+                "Requests of gates that failed from the first step of a ClusterCutover on; spec.budget.failedRequests is the limit. Leader only.",
+                &["cutover"],
+            )?,
+            cutovers_total: r.counters(
+                "lockkeeper_cutovers_total",
+                "ClusterCutovers that ended, by result. An increase of rolled_back: LockkeeperCutoverRolledBack. Use increase(): it begins at 0 with every process.",
+                &["result"],
+            )?,
             longest_outage: r.floats(
                 "lockkeeper_probe_longest_outage_seconds",
                 "The longest time in the rollout under way or last ended in which no API server was ready, as the operator's gates saw it, at most once a second. Leader only.",
@@ -331,6 +380,9 @@ impl Metrics {
         }
         for result in UpgradeResult::iter() {
             self.upgrades_total.with_label_values(&[<&str>::from(result)]);
+        }
+        for result in CutoverResult::iter() {
+            self.cutovers_total.with_label_values(&[<&str>::from(result)]);
         }
         for reason in BackupFailure::iter() {
             self.backup_failures.with_label_values(&[<&str>::from(reason)]);
@@ -369,6 +421,9 @@ impl Metrics {
             &self.schedule_points,
             &self.store_available,
             &self.restore_in_progress,
+            &self.cutover_green,
+            &self.cutover_held,
+            &self.cutover_failed,
             &self.certificate_expiry,
         ] {
             gauges.reset();
@@ -503,6 +558,37 @@ impl Metrics {
             // Only fails when there is no such series.
             None => drop(self.store_available.remove_label_values(&[store])),
         }
+    }
+
+    /// A cutover; `None`: it has ended or is gone.
+    pub fn cutover(&self, name: &str, figures: Option<CutoverFigures>) {
+        for (gauges, labels, value) in [
+            (
+                &self.cutover_green,
+                &[name, "wanted"][..],
+                figures.and_then(|f| f.green_wanted),
+            ),
+            (
+                &self.cutover_green,
+                &[name, "seen"],
+                figures.and_then(|f| f.green_seen),
+            ),
+            (&self.cutover_held, &[name], figures.map(|f| f.held.into())),
+            (&self.cutover_failed, &[name], figures.map(|f| f.failed_requests)),
+        ] {
+            match value {
+                Some(value) => gauges.with_label_values(labels).set(value),
+                // Only fails when there is no such series.
+                None => drop(gauges.remove_label_values(labels)),
+            }
+        }
+    }
+
+    /// A cutover ended.
+    pub fn cutover_ended(&self, result: CutoverResult) {
+        self.cutovers_total
+            .with_label_values(&[<&str>::from(result)])
+            .inc();
     }
 
     /// All certificates of a node: path and end of validity, in seconds since 1970.

@@ -222,8 +222,6 @@ pub struct Gate {
 /// A check that must pass before anything is touched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Obstacle {
-    /// Short and stable.
-    pub reason: &'static str,
     /// A sentence with the way out.
     pub message: String,
 }

@@ -1,0 +1,353 @@
+//! The course of one cutover: look, ask the protocol, do the one thing, tell. It keeps nothing that it cannot lose.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use kube::ResourceExt as _;
+use lockkeeper_crds as crds;
+use lockkeeper_crds::{CheckResult, Weights};
+use lockkeeper_policies::cutover::{self, Act, Duty, Memory, Obstacle, Seen, Spent, Stage, Wanted};
+use tokio::sync::{Mutex, Notify};
+use tokio::time::{Instant, timeout};
+
+use super::clusters::{Cluster, Health};
+use super::gates::Gates;
+use super::ground::Ground;
+use super::status::{self, Facts, Traffic};
+use super::{Teller, preflight, sight};
+use crate::operator::act::Hands;
+use crate::operator::conductor::PassError;
+use crate::operator::leader::Leadership;
+use crate::operator::tell::outcome_of;
+use crate::telemetry::metrics::Kind;
+
+/// A pass asks a dozen small things, each with a limit of its own.
+const PASS_LIMIT: Duration = Duration::from_secs(60);
+/// Between two tries to build what is not there.
+const REBUILD: Duration = Duration::from_secs(5);
+/// After a failed pass.
+const RETRY: Duration = Duration::from_secs(1);
+/// Between two times that the same weights are set.
+const AGAIN: Duration = Duration::from_millis(300);
+
+/// When to look again, unless a bell rings before.
+enum After {
+    /// The act has changed what is seen.
+    Now,
+    Wait(Duration),
+    /// Nothing is left to do.
+    End,
+}
+
+/// The course of one cutover.
+pub(super) struct Course {
+    pub(super) name: String,
+    pub(super) uid: String,
+    pub(super) hands: Hands,
+    pub(super) leadership: Leadership,
+    pub(super) teller: Teller,
+    /// Rung when the object changes, and when a gate fails.
+    pub(super) bell: Arc<Notify>,
+    /// Held from the look at the other cutovers until the beginning is written down.
+    pub(super) beginning: Arc<Mutex<()>>,
+    pub(super) state: State,
+}
+
+/// What may be lost.
+#[derive(Default)]
+pub(super) struct State {
+    ground: Option<Ground>,
+    built: Option<Instant>,
+    gates: Option<Gates>,
+    uids: [Option<String>; 2],
+    /// Why the last act was not done.
+    trouble: Option<String>,
+}
+
+/// What a look has found.
+struct Look {
+    memory: Memory,
+    wanted: Wanted,
+    seen: Seen,
+    traffic: Traffic,
+    checks: Vec<crds::Check>,
+    unsaved: Spent,
+}
+
+impl Course {
+    /// Until it has ended, or this process leads no more.
+    pub(super) async fn run(mut self) {
+        let token = self.leadership.token.clone();
+        tokio::select! {
+            () = token.cancelled() => {}
+            () = self.work() => {}
+        }
+    }
+
+    async fn work(&mut self) {
+        let bell = Arc::clone(&self.bell);
+        loop {
+            let started = Instant::now();
+            let passed = timeout(PASS_LIMIT, self.pass()).await;
+            let Ok(passed) = passed else {
+                tracing::warn!(cutover = self.name, "a look took longer than {PASS_LIMIT:?}");
+                continue;
+            };
+            let changed = passed.as_ref().map(|after| matches!(after, After::Now));
+            self.teller
+                .metrics
+                .reconciled(Kind::ClusterCutover, outcome_of(changed), started.elapsed());
+            let wait = match passed {
+                Ok(After::End) => return,
+                Ok(After::Now) => continue,
+                Ok(After::Wait(wait)) => wait,
+                Err(error) if error.is_conflict() => continue,
+                Err(error) => {
+                    tracing::warn!(%error, cutover = self.name, "a look was not finished");
+                    tokio::time::sleep(RETRY).await;
+                    continue;
+                }
+            };
+            tokio::select! {
+                () = bell.notified() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// One look, and one act.
+    async fn pass(&mut self) -> Result<After, PassError> {
+        let found = self.hands.read_cutover(&self.name).await?;
+        let Some(object) = found.filter(|o| o.uid().as_deref() == Some(self.uid.as_str())) else {
+            self.teller.metrics.cutover(&self.name, None);
+            return Ok(After::End);
+        };
+        let now = Utc::now();
+        let memory = sight::memory(&object, now);
+        if memory.stage.is_end() {
+            return self.let_go(&object).await;
+        }
+        self.stand(&object).await;
+        let beginning = Arc::clone(&self.beginning);
+        let _alone = match memory.stage {
+            Stage::Checking => Some(beginning.lock().await),
+            _ => None,
+        };
+        let look = self.look(&object, memory).await?;
+        let act = cutover::decide(&look.memory, &look.wanted, &look.seen, now);
+        let after = match &act {
+            Act::Mark(next) => {
+                let next = next.clone();
+                self.mark(&object, &look, &act, &next, now).await?;
+                self.state.trouble = None;
+                return Ok(After::Now);
+            }
+            Act::Wait(_) => {
+                self.state.trouble = None;
+                After::Wait(rhythm(look.memory.stage))
+            }
+            Act::Set(green) => {
+                self.leadership.check()?;
+                self.set(*green).await;
+                After::Wait(AGAIN)
+            }
+            Act::Stop(..) | Act::Start(_) | Act::Freeze(_) | Act::Thaw => {
+                // The schema knows neither singletons nor freezes yet, so the protocol is not asked for them.
+                tracing::error!(cutover = self.name, ?act, "an act that was not asked for");
+                After::Wait(RETRY)
+            }
+        };
+        self.write(&object, &look, &act, &look.memory, now).await?;
+        Ok(after)
+    }
+
+    /// Clusters, driver and gates: built once, and again where something was missing.
+    async fn stand(&mut self, object: &crds::ClusterCutover) {
+        let due = self.state.built.is_none_or(|at| at.elapsed() >= REBUILD);
+        match &mut self.state.ground {
+            None => {
+                self.state.ground = Some(Ground::build(&self.hands, &object.spec).await);
+                self.state.built = Some(Instant::now());
+            }
+            Some(ground) if !ground.is_whole() && due => {
+                ground.complete(&self.hands, &object.spec).await;
+                self.state.built = Some(Instant::now());
+            }
+            Some(_) => {}
+        }
+        let bell = Arc::clone(&self.bell);
+        let gates = &mut self.state.gates;
+        let gates = gates.get_or_insert_with(|| Gates::new(&object.spec.gates, bell));
+        let memory = sight::memory(object, Utc::now());
+        gates.ask(sight::moment(memory.stage));
+    }
+
+    async fn look(&mut self, object: &crds::ClusterCutover, memory: Memory) -> Result<Look, PassError> {
+        let mut checks = Vec::new();
+        let (Some(ground), Some(gates)) = (&self.state.ground, &self.state.gates) else {
+            // `stand` has made both.
+            return Err(PassError::Act(crate::operator::act::ActError::Changed(
+                "nothing was built".to_owned(),
+            )));
+        };
+        let wanted = sight::wanted(object, ground.settles());
+        if memory.stage == Stage::Checking && !wanted.abort {
+            let others = self.hands.list_cutovers().await?;
+            (checks, self.state.uids) = preflight::look(&self.name, ground, &others).await;
+        }
+        let (weights, traffic) = ground.traffic().await;
+        let unsaved = gates.unsaved();
+        let lost = |cluster: &Result<Cluster, String>| match cluster {
+            Ok(cluster) => cluster.health().lost,
+            // It cannot even be asked: lost since this stage began, at the latest.
+            Err(_) => Some(memory.since),
+        };
+        let seen = Seen {
+            weights,
+            obstacles: checks.iter().filter_map(obstacle).collect(),
+            gates: gates.standing(memory.since, memory.reached),
+            blue_lost: lost(&ground.blue),
+            green_lost: lost(&ground.green),
+            blue: Duty::Stopped(None),
+            green: Duty::Stopped(None),
+            frozen: Some(false),
+            spent: Spent {
+                failed_requests: memory.spent.failed_requests + unsaved.failed_requests,
+                failing_seconds: memory.spent.failing_seconds + unsaved.failing_seconds,
+            },
+        };
+        Ok(Look {
+            memory,
+            wanted,
+            seen,
+            traffic,
+            checks,
+            unsaved,
+        })
+    }
+
+    async fn set(&mut self, green: u8) {
+        let driver = self.state.ground.as_ref().map(|g| &g.driver);
+        let trouble = match driver {
+            Some(Ok(driver)) => driver
+                .set(Weights::of_green(green))
+                .await
+                .err()
+                .map(|e| e.to_string()),
+            Some(Err(why)) => Some(why.clone()),
+            None => None,
+        };
+        if let Some(why) = &trouble {
+            tracing::warn!(cutover = self.name, green, why, "the weights could not be set");
+        }
+        self.state.trouble = trouble;
+    }
+
+    /// Writes down what follows, before it follows.
+    async fn mark(
+        &self,
+        object: &crds::ClusterCutover,
+        look: &Look,
+        act: &Act,
+        next: &Memory,
+        now: DateTime<Utc>,
+    ) -> Result<(), PassError> {
+        let held = object
+            .finalizers()
+            .iter()
+            .any(|f| f == crate::operator::act::FINALIZER);
+        if !held && !next.stage.is_end() {
+            self.leadership.check()?;
+            // The version has changed: the look is made again.
+            self.hands.hold_cutover(object, true).await?;
+            return Ok(());
+        }
+        self.write(object, look, act, next, now).await
+    }
+
+    /// Writes the status if it says anything new.
+    async fn write(
+        &self,
+        object: &crds::ClusterCutover,
+        look: &Look,
+        act: &Act,
+        memory: &Memory,
+        now: DateTime<Utc>,
+    ) -> Result<(), PassError> {
+        let ground = self.state.ground.as_ref();
+        let health = |cluster: Option<&Result<Cluster, String>>| match cluster {
+            Some(Ok(cluster)) => cluster.health(),
+            Some(Err(why)) => Health {
+                message: why.clone(),
+                ..Health::default()
+            },
+            None => Health::default(),
+        };
+        let [blue, green] = self.state.uids.clone();
+        let facts = Facts {
+            object,
+            memory,
+            wanted: &look.wanted,
+            seen: &look.seen,
+            act,
+            traffic: &look.traffic,
+            clusters: [
+                (health(ground.map(|g| &g.blue)), blue),
+                (health(ground.map(|g| &g.green)), green),
+            ],
+            checks: look.checks.clone(),
+            targets: ground
+                .map(|g| g.targets().into_iter().collect())
+                .unwrap_or_default(),
+            trouble: self.state.trouble.as_deref(),
+            now,
+        };
+        let Some(next) = status::build(&facts) else {
+            return Ok(());
+        };
+        let before = object.status.clone().unwrap_or_default();
+        self.teller.figures(&self.name, &next);
+        if before == next {
+            return Ok(());
+        }
+        self.leadership.check()?;
+        self.hands.write_cutover(object, next.clone()).await?;
+        if let Some(gates) = &self.state.gates {
+            gates.saved(look.unsaved);
+        }
+        self.teller.tell(object, &before, &next);
+        Ok(())
+    }
+
+    /// It has ended: nothing holds it any more.
+    async fn let_go(&self, object: &crds::ClusterCutover) -> Result<After, PassError> {
+        if object
+            .finalizers()
+            .iter()
+            .any(|f| f == crate::operator::act::FINALIZER)
+        {
+            self.leadership.check()?;
+            self.hands.hold_cutover(object, false).await?;
+        }
+        self.teller.metrics.cutover(&self.name, None);
+        Ok(After::End)
+    }
+}
+
+/// How long nothing needs a look, unless a bell rings: a word of a person, a gate that fails.
+const fn rhythm(stage: Stage) -> Duration {
+    match stage {
+        Stage::Back => Duration::from_millis(500),
+        Stage::HandingOver | Stage::Step(_) => Duration::from_secs(1),
+        Stage::Checking => Duration::from_secs(2),
+        Stage::Window | Stage::Completed | Stage::RolledBack => Duration::from_secs(5),
+    }
+}
+
+/// What stands in the way; unknown is not fine.
+fn obstacle(check: &crds::Check) -> Option<Obstacle> {
+    matches!(check.result, CheckResult::Block | CheckResult::Unknown).then(|| Obstacle {
+        message: format!("{}: {}", check.name, check.message),
+    })
+}

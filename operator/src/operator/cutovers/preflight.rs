@@ -1,0 +1,246 @@
+//! What must hold before a cutover touches anything. Asks; changes nothing.
+
+use std::collections::BTreeSet;
+
+use lockkeeper_crds as crds;
+use lockkeeper_crds::CheckResult;
+use lockkeeper_policies::KubernetesVersion;
+
+use super::clusters::{Cluster, Right};
+use super::ground::Ground;
+
+/// The minors that Lockkeeper knows (ARCHITECTURE.md).
+const MINORS: std::ops::RangeInclusive<u32> = 33..=37;
+
+/// What is asked of both clusters.
+const RIGHTS: [Right; 1] = [Right {
+    verb: "get",
+    group: "",
+    resource: "namespaces",
+    name: Some("kube-system"),
+}];
+
+/// Every check, and the UIDs of the two clusters. `others`: cutovers that have begun and not ended.
+pub(super) async fn look(
+    name: &str,
+    ground: &Ground,
+    others: &[crds::ClusterCutover],
+) -> (Vec<crds::Check>, [Option<String>; 2]) {
+    let mut checks = Vec::new();
+    let mut uids = [None, None];
+    let sides = [("Blue", &ground.blue), ("Green", &ground.green)];
+    for ((colour, cluster), uid) in sides.into_iter().zip(&mut uids) {
+        match cluster {
+            Err(why) => checks.push(check(
+                &format!("{colour}Reachable"),
+                CheckResult::Block,
+                why.clone(),
+            )),
+            Ok(cluster) => *uid = of_cluster(colour, cluster, &mut checks).await,
+        }
+    }
+    if let [Some(blue), Some(green)] = &uids {
+        checks.push(if blue == green {
+            check(
+                "TwoClusters",
+                CheckResult::Block,
+                "spec.blue and spec.green lead to the same cluster: correct one of them".to_owned(),
+            )
+        } else {
+            check(
+                "TwoClusters",
+                CheckResult::Pass,
+                "they are two clusters".to_owned(),
+            )
+        });
+    }
+    checks.push(match &ground.driver {
+        Err(why) => check("Traffic", CheckResult::Block, why.clone()),
+        Ok(driver) => match driver.check().await {
+            Ok(()) => check("Traffic", CheckResult::Pass, "it can be read and set".to_owned()),
+            Err(error) => check("Traffic", CheckResult::Block, error.to_string()),
+        },
+    });
+    checks.push(target_free(name, &ground.targets(), others));
+    (checks, uids)
+}
+
+/// Checks of one cluster; its UID.
+async fn of_cluster(colour: &str, cluster: &Cluster, checks: &mut Vec<crds::Check>) -> Option<String> {
+    let health = cluster.health();
+    let reachable = format!("{colour}Reachable");
+    if !health.asked {
+        checks.push(check(&reachable, CheckResult::Unknown, "being asked".to_owned()));
+        return None;
+    }
+    if health.lost.is_some() {
+        checks.push(check(&reachable, CheckResult::Block, health.message));
+        return None;
+    }
+    checks.push(check(
+        &reachable,
+        CheckResult::Pass,
+        "its API is ready".to_owned(),
+    ));
+    let version = health.version.unwrap_or_default();
+    checks.push(supported(colour, &version));
+    let permissions = format!("{colour}Permissions");
+    match cluster.lacks(&RIGHTS).await {
+        Err(error) => {
+            checks.push(check(&permissions, CheckResult::Unknown, error.to_string()));
+            return None;
+        }
+        Ok(missing) if missing.is_empty() => {
+            checks.push(check(&permissions, CheckResult::Pass, "they suffice".to_owned()));
+        }
+        Ok(missing) => {
+            let text = format!(
+                "the credentials for {} may not {}: give them that right there",
+                cluster.side,
+                missing.join(", nor ")
+            );
+            checks.push(check(&permissions, CheckResult::Block, text));
+            return None;
+        }
+    }
+    match cluster.uid().await {
+        Ok(uid) => Some(uid),
+        Err(why) => {
+            checks.push(check(&format!("{colour}Identity"), CheckResult::Unknown, why));
+            None
+        }
+    }
+}
+
+fn supported(colour: &str, version: &str) -> crds::Check {
+    let name = format!("{colour}Version");
+    // A distribution's suffix says nothing about the API.
+    let plain = version.split(['-', '+']).next().unwrap_or_default();
+    match plain.parse::<KubernetesVersion>() {
+        Ok(known) if MINORS.contains(&known.minor) => check(&name, CheckResult::Pass, version.to_owned()),
+        _ => check(
+            &name,
+            CheckResult::Block,
+            format!(
+                "it runs {version}; supported are v1.{} to v1.{}",
+                MINORS.start(),
+                MINORS.end()
+            ),
+        ),
+    }
+}
+
+/// Only one cutover may move a target at a time.
+fn target_free(name: &str, targets: &BTreeSet<String>, others: &[crds::ClusterCutover]) -> crds::Check {
+    for other in others {
+        let its = other.metadata.name.as_deref().unwrap_or_default();
+        let Some(status) = other.status.as_ref().filter(|s| is_at_work(s)) else {
+            continue;
+        };
+        if its != name
+            && let Some(target) = status.targets.iter().find(|t| targets.contains(*t))
+        {
+            return check(
+                "TargetFree",
+                CheckResult::Block,
+                format!(
+                    "ClusterCutover {its} moves {target} too and has not ended: wait for its end, or set its spec.abort"
+                ),
+            );
+        }
+    }
+    check(
+        "TargetFree",
+        CheckResult::Pass,
+        "no other ClusterCutover moves this traffic".to_owned(),
+    )
+}
+
+/// It has begun, and not ended.
+fn is_at_work(status: &crds::ClusterCutoverStatus) -> bool {
+    status.memory.as_ref().is_some_and(|m| {
+        !matches!(
+            m.stage,
+            crds::CutoverStage::Checking | crds::CutoverStage::Completed | crds::CutoverStage::RolledBack
+        )
+    })
+}
+
+fn check(name: &str, result: CheckResult, message: String) -> crds::Check {
+    crds::Check {
+        name: name.to_owned(),
+        result,
+        message,
+        node: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operator::cutovers::testing::object;
+
+    #[test]
+    fn a_target_that_another_moves_is_refused_with_its_name_until_it_has_ended() {
+        let targets = BTreeSet::from(["haproxy 10.0.0.5:9999/shop".to_owned()]);
+        let mut other = object();
+        other.metadata.name = Some("first".to_owned());
+        let mut at = |stage| {
+            other.status = Some(crds::ClusterCutoverStatus {
+                targets: targets.iter().cloned().collect(),
+                memory: Some(crds::CutoverMemory {
+                    stage,
+                    step: 0,
+                    since: crate::operator::wanted::kube_time(chrono::Utc::now()).unwrap(),
+                    reached: None,
+                    reason: String::new(),
+                }),
+                ..crds::ClusterCutoverStatus::default()
+            });
+            other.clone()
+        };
+        for stage in [
+            crds::CutoverStage::Step,
+            crds::CutoverStage::Window,
+            crds::CutoverStage::Back,
+        ] {
+            let found = target_free("second", &targets, &[at(stage)]);
+            assert_eq!(found.result, CheckResult::Block);
+            assert!(
+                found.message.contains("ClusterCutover first"),
+                "{}",
+                found.message
+            );
+            assert_eq!(
+                target_free("first", &targets, &[at(stage)]).result,
+                CheckResult::Pass
+            );
+        }
+        for stage in [crds::CutoverStage::Checking, crds::CutoverStage::RolledBack] {
+            assert_eq!(
+                target_free("second", &targets, &[at(stage)]).result,
+                CheckResult::Pass
+            );
+        }
+        let elsewhere = BTreeSet::from(["haproxy 10.0.0.6:9999/shop".to_owned()]);
+        let busy = at(crds::CutoverStage::Step);
+        assert_eq!(
+            target_free("second", &elsewhere, &[busy]).result,
+            CheckResult::Pass
+        );
+    }
+
+    #[test]
+    fn a_distributions_suffix_is_no_reason_to_refuse() {
+        for (version, result) in [
+            ("v1.36.3", CheckResult::Pass),
+            ("v1.35.4-eks-1234", CheckResult::Pass),
+            ("v1.34.1+k3s1", CheckResult::Pass),
+            ("v1.32.9", CheckResult::Block),
+            ("v1.38.0", CheckResult::Block),
+            ("", CheckResult::Block),
+        ] {
+            assert_eq!(supported("Blue", version).result, result, "{version}");
+        }
+    }
+}
