@@ -45,6 +45,9 @@ refuse "a work directory that is no path" "workDirectory" render --set agent.wor
 check "a work directory of its own is mounted" says "name: work" render --set agent.workDirectory=/data/proofs
 check "the disk of etcd is not allowed unless it is" equals 0 sh -c "'$HELM' template lockkeeper '$chart' -n '$ns' | grep -c -e --proof-on-etcd-disk"
 check "and then it is" says "--proof-on-etcd-disk" render --set agent.verification.onEtcdDisk=true
+check "no cutovers unless they are enabled" equals 0 sh -c "'$HELM' template lockkeeper '$chart' -n '$ns' --set cutover.secretNames={green} | grep -c -e '--cutovers' -e 'clustercutovers/status' -e 'green'"
+check "and then they are looked after" says "--cutovers" render --set cutover.enabled=true
+refuse "a Secret's name that is none" "secretNames" render --set cutover.enabled=true,cutover.secretNames={Green_1}
 check "global and enabled are let in, as a parent chart sets them" render --set global.a=b,enabled=true
 check "no policy names the default namespace in another" equals 0 sh -c "'$HELM' template lockkeeper '$chart' -n '$ns' | grep -c lockkeeper-system"
 
@@ -147,7 +150,7 @@ can() { # ACCOUNT yes|no VERB THING [-n NAMESPACE] [--subresource=S]
   check "$account may$([ "$want" = yes ] || echo ' not') $*" equals "$want" sh -c '"$@" 2>/dev/null' - \
     "$KUBECTL" auth can-i --as "system:serviceaccount:$ns:lockkeeper-$account" "$@"
 }
-cv=clusterversions.lockkeeper.dev cpn=controlplanenodes.lockkeeper.dev eb=etcdbackups.lockkeeper.dev ebs=etcdbackupstores.lockkeeper.dev sched=etcdbackupschedules.lockkeeper.dev er=etcdrestores.lockkeeper.dev
+cv=clusterversions.lockkeeper.dev cpn=controlplanenodes.lockkeeper.dev eb=etcdbackups.lockkeeper.dev ebs=etcdbackupstores.lockkeeper.dev sched=etcdbackupschedules.lockkeeper.dev er=etcdrestores.lockkeeper.dev cc=clustercutovers.lockkeeper.dev
 can operator yes watch $cv
 can operator yes patch $cv --subresource=status
 can operator no delete $cv
@@ -172,6 +175,8 @@ can operator no delete $er -n "$ns"
 can operator yes patch $ebs --subresource=status -n "$ns"
 can operator no patch $ebs -n "$ns"
 can operator no get secret/lockkeeper-store -n "$ns"
+can operator no list $cc
+can operator no get secret/green -n "$ns"
 can operator no list secrets -n "$ns"
 can operator no get secrets -n kube-system
 can operator yes update leases -n "$ns"
@@ -211,6 +216,39 @@ can agent no update leases -n "$ns"
 can agent no get configmap/kubeadm-config -n kube-system
 can agent yes get /metrics
 can agent no create serviceaccounts --subresource=token -n "$ns"
+
+check "cutovers are enabled" install "$chart" --set cutover.enabled=true,cutover.secretNames={green}
+can operator yes watch $cc
+can operator yes patch $cc
+can operator yes update $cc --subresource=status
+can operator no create $cc
+can operator no delete $cc
+can operator yes get secret/green -n "$ns"
+can operator no get secret/green -n default
+can operator no get secret/lockkeeper-store -n "$ns"
+can operator no list secrets -n "$ns"
+can operator yes get namespace/kube-system
+can operator no list namespaces
+can agent no get secret/green -n "$ns"
+can agent no get $cc
+cutover() { sed "$1" "$here/../examples/clustercutover.yaml" | k create --dry-run=server --validate=strict -f -; }
+check "the example of a cutover is taken" cutover ''
+refuse "steps that do not rise" "spec.steps do not rise" cutover 's/green: 50, soak/green: 25, soak/'
+refuse "steps that do not end at 100" "spec.steps do not end at 100" cutover 's/green: 100, soak/green: 99, soak/'
+refuse "the same cluster twice" "both this cluster" cutover 's/kubeconfigSecret: {name: green}/thisCluster: true/'
+refuse "the same kubeconfig twice" "name the same kubeconfig" cutover 's/blue: {thisCluster: true}/blue: {kubeconfigSecret: {name: green}}/'
+refuse "no cluster" "give exactly one" cutover 's/blue: {thisCluster: true}/blue: {}/'
+refuse "two gates of one name" "the same name" cutover 's/name: green-answers/name: shop-answers/'
+refuse "a budget of nothing" "spec.budget sets nothing" cutover 's/budget: .*/budget: {}/'
+refuse "a gate of a kind that is not built" "spec.gates[0].promql" cutover 's#http: {url: "http://shop.*#promql: {query: up}#'
+k create -f "$here/../examples/clustercutover.yaml" >/dev/null
+change() { k patch clustercutover shop --type merge -p "{\"spec\": $1}"; }
+refuse "another step in the middle" "cannot be changed but for spec.promote" change '{"rollbackWindowSeconds": 1}'
+check "a step is approved" change '{"promote": 25}'
+refuse "and not disapproved" "spec.promote can only be raised" change '{"promote": 5}'
+check "it is aborted" change '{"abort": true}'
+refuse "once and for all" "spec.abort was given" change '{"abort": false}'
+k delete clustercutover shop >/dev/null
 
 check "the policy is about this namespace's agents" says "system:serviceaccount:$ns:lockkeeper-agent" k get validatingadmissionpolicy agent-own-node.lockkeeper.dev -o yaml
 check "uninstall" "$HELM" uninstall lockkeeper -n "$ns"
