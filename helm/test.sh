@@ -45,7 +45,7 @@ refuse "a work directory that is no path" "workDirectory" render --set agent.wor
 check "a work directory of its own is mounted" says "name: work" render --set agent.workDirectory=/data/proofs
 check "the disk of etcd is not allowed unless it is" equals 0 sh -c "'$HELM' template lockkeeper '$chart' -n '$ns' | grep -c -e --proof-on-etcd-disk"
 check "and then it is" says "--proof-on-etcd-disk" render --set agent.verification.onEtcdDisk=true
-check "no cutovers unless they are enabled" equals 0 sh -c "'$HELM' template lockkeeper '$chart' -n '$ns' --set cutover.secretNames={green} | grep -c -e '--cutovers' -e 'clustercutovers/status' -e 'green'"
+check "no cutovers unless they are enabled" equals 0 sh -c "'$HELM' template lockkeeper '$chart' -n '$ns' --set cutover.secretNames={green} | grep -c -e '- --cutovers' -e 'clustercutovers/status' -e '\\[\"green\"\\]'"
 check "and then they are looked after" says "--cutovers" render --set cutover.enabled=true
 refuse "a Secret's name that is none" "secretNames" render --set cutover.enabled=true,cutover.secretNames={Green_1}
 check "global and enabled are let in, as a parent chart sets them" render --set global.a=b,enabled=true
