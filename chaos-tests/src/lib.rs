@@ -11,6 +11,7 @@ pub mod cgroup;
 pub mod cli;
 pub mod course;
 pub mod demo;
+pub mod edge;
 pub mod fabric;
 pub mod faults;
 pub mod image;

@@ -12,7 +12,8 @@ use crate::state::{Home, Resource};
 /// The namespace that holds the bridge, the load balancer, the S3 server and the clients.
 pub const FABRIC: &str = "fabric";
 
-fn ip(words: &[&str]) -> Result<()> {
+/// Runs `ip`.
+pub(crate) fn ip(words: &[&str]) -> Result<()> {
     Run::new("ip").args(words).check().map(drop)
 }
 
@@ -36,7 +37,8 @@ pub fn run_in(namespace: &str, argv: &[&str]) -> Result<Run> {
     Run::argv(&words)
 }
 
-fn create_namespace(home: &Home, of: &str) -> Result<String> {
+/// Makes a namespace of a lab, in which packets of others pass through.
+pub(crate) fn create_namespace(home: &Home, of: &str) -> Result<String> {
     let name = home.namespace(of);
     home.record(Resource::NetworkNamespace { name: name.clone() })?;
     ip(&["netns", "add", &name])?;
@@ -184,6 +186,17 @@ pub fn move_thread_into(namespace: &str) -> Result<()> {
         .with_context(|| format!("no network namespace {namespace}"))?;
     rustix::thread::move_into_link_name_space(file.as_fd(), Some(rustix::thread::LinkNameSpaceType::Network))
         .with_context(|| format!("cannot enter the network namespace {namespace}"))?;
+    Ok(())
+}
+
+/// Moves the calling thread, and the threads it starts from now on, back into the machine's own network.
+pub fn move_thread_out() -> Result<()> {
+    use std::os::fd::AsFd;
+    // The first thread of this program never leaves it.
+    let path = format!("/proc/{0}/task/{0}/ns/net", std::process::id());
+    let file = File::open(&path).with_context(|| format!("cannot open {path}"))?;
+    rustix::thread::move_into_link_name_space(file.as_fd(), Some(rustix::thread::LinkNameSpaceType::Network))
+        .context("cannot go back into the machine's network")?;
     Ok(())
 }
 

@@ -209,10 +209,10 @@ fn is_ready(node: &KubeNode) -> bool {
         .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-async fn client(kubeconfig: &Path) -> Result<kube::Client> {
+/// A client that would rather look again than hang on a server that is gone.
+pub(crate) async fn client(kubeconfig: &Path) -> Result<kube::Client> {
     let kubeconfig = kube::config::Kubeconfig::read_from(kubeconfig)?;
     let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await?;
-    // A scenario would rather look again than hang on a server that is gone.
     config.connect_timeout = Some(Duration::from_secs(5));
     config.read_timeout = Some(Duration::from_secs(15));
     config.write_timeout = Some(Duration::from_secs(15));

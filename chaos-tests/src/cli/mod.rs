@@ -158,6 +158,13 @@ enum Command {
     #[command(hide = true)]
     Probe,
     #[command(hide = true)]
+    Colour {
+        #[arg(long)]
+        colour: String,
+        #[arg(long)]
+        listen: SocketAddr,
+    },
+    #[command(hide = true)]
     NodeLaunch { spec: PathBuf },
     #[command(hide = true)]
     NodeInit { spec: PathBuf },
@@ -293,6 +300,12 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
                 rate,
                 out,
             }))?;
+        }
+        Command::Colour { colour, listen } => {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            runtime.block_on(crate::edge::app::serve(colour, listen))?;
         }
         Command::Probe => crate::scenarios::probe()?,
     }

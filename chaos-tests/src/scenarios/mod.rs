@@ -8,6 +8,7 @@ mod backup_corrupt;
 mod backup_faults;
 mod backup_schedule;
 mod blocked_by_rehearsal;
+mod cutover_haproxy;
 mod encrypted;
 mod lab_smoke;
 mod operator_killed;
@@ -93,6 +94,7 @@ pub const ALL: &[Scenario] = &[
     quorum_lost::SCENARIO,
     all_lost::SCENARIO,
     restore_inplace::SCENARIO,
+    cutover_haproxy::SCENARIO,
 ];
 
 /// Three nodes that have the target's images too.

@@ -4,6 +4,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::LocalReference;
+
 /// Shares of the traffic, in percent; together they are 100.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct Weights {
@@ -41,18 +43,22 @@ impl std::fmt::Display for Weights {
 /// What moves the traffic.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.haproxy)").message("spec.traffic must name what moves the traffic: set spec.traffic.haproxy"))]
+#[x_kube(validation = Rule::new("[has(self.haproxy), has(self.hook)].filter(there, there).size() == 1").message("spec.traffic must name one thing that moves the traffic, haproxy or hook: remove the others"))]
 pub struct Traffic {
     /// HAProxy in front of both clusters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub haproxy: Option<HaproxyTraffic>,
+    /// Anything else, behind an HTTP endpoint of one's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hook: Option<HookTraffic>,
 }
 
 impl Traffic {
     /// The Secrets in the operator's namespace that it names.
     #[must_use]
-    pub const fn secret_names(&self) -> Vec<&str> {
-        Vec::new()
+    pub fn secret_names(&self) -> Vec<&str> {
+        let hook = self.hook.iter().filter_map(|hook| hook.token_secret.as_ref());
+        hook.map(|secret| secret.name.as_str()).collect()
     }
 }
 
@@ -101,4 +107,34 @@ pub enum KeptConnections {
     /// They are closed at once, with whatever is under way on them: for `mode tcp` and connections that never end,
     /// such as watches of a Kubernetes API.
     Close,
+}
+
+/// An HTTP endpoint that knows how to move the traffic of a load balancer which Lockkeeper does not know.
+///
+/// - `GET url` answers 200 and `{"blue": 75, "green": 25}`: what is set, read at the load balancer itself and not what
+///   was asked for last. Any other answer says that the weights are unknown.
+/// - `PUT url` with such a body sets these weights and answers 2xx; set twice is set once. It may answer before they
+///   are set: `GET` is asked until it tells them.
+/// - `PUT url?dryRun=true` answers as `PUT` would and changes nothing.
+///
+/// Each must answer within 4 s. Redirects are not followed.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.tokenSecret) || self.url.startsWith('https://')").message("spec.traffic.hook.url must begin with https:// where a tokenSecret is named: anything else sends the token in the clear"))]
+pub struct HookTraffic {
+    /// The endpoint; one URL is one target.
+    #[schemars(regex(pattern = r"^https?://[^ ?#@]+$"), length(max = 2048))]
+    pub url: String,
+    /// A Secret in the operator's namespace whose key `token` goes along as `Authorization: Bearer …`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_secret: Option<LocalReference>,
+    /// Certificates in PEM that the endpoint's is signed with, for one of one's own CA. Absent: the image's own set of
+    /// public ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 65536))]
+    pub ca_bundle: Option<String>,
+    /// How long after a change the last client heeds it, in seconds: twice the TTL where names are cached.
+    #[serde(default)]
+    #[schemars(range(max = 172_800))]
+    pub settles_in_seconds: u32,
 }

@@ -12,6 +12,7 @@
 
 mod error;
 mod haproxy;
+mod hook;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -20,6 +21,7 @@ pub use lockkeeper_crds::Weights;
 
 pub use error::TrafficError;
 pub use haproxy::Haproxy;
+pub use hook::Hook;
 
 /// The longest that one part of what moves the traffic may take to answer: going back is promised within 2 s, and a
 /// server on the same continent answers within a tenth of that.
@@ -28,6 +30,24 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// The Secrets that a cutover names: name, key, content.
 #[derive(Clone, Default)]
 pub struct Secrets(pub BTreeMap<String, BTreeMap<String, Vec<u8>>>);
+
+impl Secrets {
+    /// A key of a Secret as text, without the line's end that editors leave.
+    fn text(&self, field: &'static str, secret: &str, key: &str) -> Result<&str, TrafficError> {
+        let problem = |problem: &str| TrafficError::Spec {
+            field,
+            problem: format!("names Secret {secret}, {problem}"),
+        };
+        let keys = self.0.get(secret).ok_or_else(|| problem("which is not there"))?;
+        let bytes = keys
+            .get(key)
+            .ok_or_else(|| problem(&format!("which has no key `{key}`")))?;
+        let text = std::str::from_utf8(bytes).map(str::trim_end);
+        text.ok()
+            .filter(|text| !text.is_empty())
+            .ok_or_else(|| problem(&format!("whose key `{key}` holds no text")))
+    }
+}
 
 impl std::fmt::Debug for Secrets {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -49,6 +69,8 @@ pub struct Seen {
 pub enum Driver {
     /// HAProxy's runtime API.
     Haproxy(Haproxy),
+    /// An HTTP endpoint of the user's.
+    Hook(Hook),
 }
 
 impl Driver {
@@ -56,12 +78,13 @@ impl Driver {
     ///
     /// # Errors
     /// A spec that no driver can understand, whatever the schema let through.
-    pub fn from_spec(spec: &lockkeeper_crds::Traffic, _secrets: &Secrets) -> Result<Self, TrafficError> {
-        match &spec.haproxy {
-            Some(haproxy) => Haproxy::from_spec(haproxy).map(Self::Haproxy),
-            None => Err(TrafficError::Spec {
+    pub fn from_spec(spec: &lockkeeper_crds::Traffic, secrets: &Secrets) -> Result<Self, TrafficError> {
+        match (&spec.haproxy, &spec.hook) {
+            (Some(haproxy), None) => Haproxy::from_spec(haproxy).map(Self::Haproxy),
+            (None, Some(hook)) => Hook::from_spec(hook, secrets).map(Self::Hook),
+            _ => Err(TrafficError::Spec {
                 field: "spec.traffic",
-                problem: "names nothing that moves traffic: set spec.traffic.haproxy".to_owned(),
+                problem: "must name one thing that moves the traffic: haproxy or hook".to_owned(),
             }),
         }
     }
@@ -73,6 +96,7 @@ impl Driver {
     pub fn targets(&self) -> BTreeSet<String> {
         match self {
             Self::Haproxy(driver) => driver.targets(),
+            Self::Hook(driver) => driver.targets(),
         }
     }
 
@@ -83,6 +107,7 @@ impl Driver {
     pub async fn check(&self) -> Result<(), TrafficError> {
         match self {
             Self::Haproxy(driver) => driver.check().await,
+            Self::Hook(driver) => driver.check().await,
         }
     }
 
@@ -93,6 +118,7 @@ impl Driver {
     pub async fn seen(&self) -> Result<Seen, TrafficError> {
         match self {
             Self::Haproxy(driver) => driver.seen().await,
+            Self::Hook(driver) => driver.seen().await,
         }
     }
 
@@ -109,6 +135,7 @@ impl Driver {
         }
         match self {
             Self::Haproxy(driver) => driver.set(weights).await,
+            Self::Hook(driver) => driver.set(weights).await,
         }
     }
 
@@ -117,6 +144,7 @@ impl Driver {
     pub const fn settles_in(&self) -> Duration {
         match self {
             Self::Haproxy(_) => Duration::ZERO,
+            Self::Hook(driver) => driver.settles_in(),
         }
     }
 }

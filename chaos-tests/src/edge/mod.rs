@@ -1,0 +1,177 @@
+//! Two clusters and the edge in front of both.
+//!
+//! In: a [`Scene`], whose lab becomes green's; Lockkeeper belongs there, since it must outlive blue. Out: blue's lab,
+//! an HAProxy that reaches the application of both, and clients that ask it. May touch: the networks of the two labs,
+//! and namespace `shop` of their clusters.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `network` | the edge's namespace, its cables to both clusters, and each cluster's addresses as others see them |
+//! | `app` | what answers with its colour, as a program and as objects |
+//! | `proxy` | HAProxy with both colours' servers |
+//! | `clients` | who asks all the time, and what they were answered |
+
+pub mod app;
+mod clients;
+mod network;
+mod proxy;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::cache::write_whole;
+use crate::lab::{Lab, Tie};
+use crate::remains;
+use crate::scene::Scene;
+use crate::state::Options;
+
+pub use clients::{Clients, Count};
+pub use network::{EDGE, PROXY};
+pub use proxy::{BACKEND, Proxy, RUNTIME_API};
+
+/// One of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Colour {
+    /// What runs today.
+    Blue,
+    /// What shall run tomorrow.
+    Green,
+}
+
+impl Colour {
+    /// Its name, in objects and answers.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Blue => "blue",
+            Self::Green => "green",
+        }
+    }
+}
+
+/// Blue, green and the edge.
+#[derive(Debug)]
+pub struct Pair<'a> {
+    /// Where the scenario plays: green is its lab.
+    pub scene: &'a Scene,
+    /// Blue's lab.
+    pub blue: Lab,
+    /// HAProxy at the edge.
+    pub proxy: Proxy,
+}
+
+impl<'a> Pair<'a> {
+    /// Brings blue and the edge up, with the application in both clusters, plays, and takes them down again.
+    ///
+    /// # Errors
+    /// What was in the way of bringing them up, or of the play; blue's logs were collected then.
+    pub async fn play(
+        scene: &'a Scene,
+        play: impl for<'p> AsyncFnOnce(&'p Pair<'a>) -> Result<String>,
+    ) -> Result<String> {
+        let blue = in_the_machines_network(|| blue(scene))?;
+        let result = async {
+            let pair = Self::join(scene, blue.clone())?;
+            pair.deploy().await?;
+            play(&pair).await
+        }
+        .await;
+        if result.is_err() {
+            let _ = remains::collect(&blue, "blue");
+        }
+        in_the_machines_network(|| blue.down())?;
+        result
+    }
+
+    fn join(scene: &'a Scene, blue: Lab) -> Result<Self> {
+        network::create(scene.lab.home(), blue.home())?;
+        let proxy = Proxy::start(scene.lab.home())?;
+        Ok(Self { scene, blue, proxy })
+    }
+
+    /// The lab of a colour.
+    #[must_use]
+    pub fn lab(&self, colour: Colour) -> &Lab {
+        match colour {
+            Colour::Blue => &self.blue,
+            Colour::Green => &self.scene.lab,
+        }
+    }
+
+    /// A kubeconfig for a colour's cluster that works from anywhere else, as its admin.
+    pub fn kubeconfig(&self, colour: Colour) -> Result<String> {
+        let text = std::fs::read_to_string(self.lab(colour).kubeconfig(None))?;
+        let mut parsed: serde_yaml::Value = serde_yaml::from_str(&text)?;
+        let cluster = parsed
+            .get_mut("clusters")
+            .and_then(|list| list.get_mut(0)?.get_mut("cluster"))
+            .context("the kubeconfig has no clusters[0].cluster")?;
+        let server = format!("https://{}", network::api_server(colour));
+        for (key, value) in [
+            ("server", server.as_str()),
+            ("tls-server-name", "kubernetes.default.svc"),
+        ] {
+            if let Some(fields) = cluster.as_mapping_mut() {
+                fields.insert(key.into(), value.into());
+            }
+        }
+        Ok(serde_yaml::to_string(&parsed)?)
+    }
+
+    /// A client of a colour's cluster.
+    pub async fn client(&self, colour: Colour) -> Result<kube::Client> {
+        let path = self.scene.file(&format!("{}.conf", colour.name()));
+        write_whole(&path, self.kubeconfig(colour)?.as_bytes())?;
+        crate::scene::client(&path).await
+    }
+
+    async fn deploy(&self) -> Result<()> {
+        for colour in [Colour::Blue, Colour::Green] {
+            app::deploy(self, colour).await?;
+        }
+        self.proxy.wait_until_both_are_up(self.scene).await
+    }
+
+    /// Clients at work at the edge.
+    pub fn clients(&self) -> Result<Clients> {
+        Clients::start(&self.scene.lab.home().namespace(EDGE), PROXY)
+    }
+}
+
+fn blue(scene: &Scene) -> Result<Lab> {
+    scene.say("blue: a cluster of its own");
+    let options = Options {
+        name: format!("{}-blue", scene.lab.home().name()),
+        ..scene.lab.options().clone()
+    };
+    Lab::up(options, Tie::ToThisProcess, false, &scene.progress)
+}
+
+/// The scenario's own thread is in the network of its lab's nodes, and what it starts would be too.
+fn in_the_machines_network<T: Send>(deed: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            crate::network::move_thread_out()?;
+            deed()
+        });
+        thread.join().unwrap_or_else(|_| bail!("the thread panicked"))
+    })
+}
+
+/// Where a colour's application answers without the edge, as the edge sees it.
+#[must_use]
+pub fn application(colour: Colour) -> std::net::SocketAddr {
+    network::application(colour)
+}
+
+/// The longest that a pod may take to be there.
+const POD: Duration = Duration::from_secs(120);
+
+/// The archive of this program's image, made at the first call.
+fn image(lab: &Lab) -> Result<PathBuf> {
+    let tar = lab.home().path("images/lab.tar");
+    crate::images::program(&tar, app::IMAGE, "lab", &lab.program())?;
+    Ok(tar)
+}

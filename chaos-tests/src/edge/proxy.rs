@@ -1,0 +1,140 @@
+//! HAProxy at the edge, as a user would run it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::Colour;
+use super::network::{ADDRESS, EDGE, PROXY, application};
+use crate::cache::write_whole;
+use crate::network;
+use crate::process::{ProcessId, start_daemon};
+use crate::scene::{Look, Scene};
+use crate::state::{Home, Resource};
+
+/// The backend that has both colours' servers.
+pub const BACKEND: &str = "shop";
+/// Where its runtime API is reached from both clusters.
+pub const RUNTIME_API: (std::net::Ipv4Addr, u16) = (ADDRESS, 9999);
+
+/// HAProxy at the edge.
+#[derive(Debug)]
+pub struct Proxy {
+    process: ProcessId,
+}
+
+impl Proxy {
+    pub(super) fn start(home: &Home) -> Result<Self> {
+        let config = home.path("edge.cfg");
+        write_whole(&config, text().as_bytes())?;
+        let program =
+            crate::require::find("haproxy").context("haproxy is missing: apt-get install haproxy")?;
+        let (program, config) = (program.to_string_lossy(), config.to_string_lossy());
+        let enter = network::enter(&home.namespace(EDGE));
+        let mut words: Vec<&str> = enter.iter().map(String::as_str).collect();
+        words.extend([&*program, "-db", "-f", &*config]);
+        let process = start_daemon(&words, &home.log("edge"))?;
+        home.record(Resource::Process {
+            what: "edge".to_owned(),
+            id: process,
+        })?;
+        Ok(Self { process })
+    }
+
+    /// Its process: killed or frozen, it is away.
+    #[must_use]
+    pub const fn process(&self) -> ProcessId {
+        self.process
+    }
+
+    /// Says a line to its runtime API, and returns the answer.
+    pub async fn say(&self, line: &str) -> Result<String> {
+        let exchange = async {
+            let mut stream = TcpStream::connect(RUNTIME_API).await?;
+            stream.write_all(format!("{line}\n").as_bytes()).await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            Ok(answer)
+        };
+        tokio::time::timeout(Duration::from_secs(5), exchange)
+            .await
+            .context("the edge's runtime API does not answer")?
+    }
+
+    /// What is set now: blue's weight and green's, asked without Lockkeeper's help.
+    pub async fn weights(&self) -> Result<(u64, u64)> {
+        let mut found = [0, 0];
+        for (colour, weight) in [Colour::Blue, Colour::Green].into_iter().zip(&mut found) {
+            let answer = self
+                .say(&format!("get weight {BACKEND}/{}", colour.name()))
+                .await?;
+            *weight = set_weight(&answer).with_context(|| format!("the edge answers {answer:?}"))?;
+        }
+        Ok(found.into())
+    }
+
+    /// Green's share of what is set, in percent.
+    pub async fn green_share(&self) -> Result<f64> {
+        let (blue, green) = self.weights().await?;
+        if blue + green == 0 {
+            bail!("nobody has a weight at the edge");
+        }
+        #[allow(clippy::cast_precision_loss)] // At most 256 each.
+        Ok(green as f64 * 100.0 / (blue + green) as f64)
+    }
+
+    pub(super) async fn wait_until_both_are_up(&self, scene: &Scene) -> Result<()> {
+        scene
+            .wait_for("both colours at the edge", Duration::from_secs(60), || async {
+                let state = self.say(&format!("show servers state {BACKEND}")).await?;
+                // Column 6: 2 is running.
+                let up = |line: &&str| line.split(' ').nth(5) == Some("2");
+                Ok(match state.lines().filter(up).count() {
+                    2 => Look::Done(()),
+                    count => Look::NotYet(format!("{count} of 2")),
+                })
+            })
+            .await
+    }
+}
+
+/// `75 (initial 100)`.
+fn set_weight(answer: &str) -> Option<u64> {
+    answer.split_whitespace().next()?.parse().ok()
+}
+
+fn text() -> String {
+    let server = |colour: Colour, weight: u8| {
+        format!(
+            "  server {} {} weight {weight}\n",
+            colour.name(),
+            application(colour)
+        )
+    };
+    format!(
+        "global\n  stats socket ipv4@{}:{} level admin\n\
+         defaults\n  mode http\n  timeout connect 2s\n  timeout client 30s\n  timeout server 30s\n\
+         frontend clients\n  bind {PROXY}\n  default_backend {BACKEND}\n\
+         backend {BACKEND}\n  balance roundrobin\n  option httpchk GET /healthz\n  \
+         default-server check inter 1s\n{}{}",
+        RUNTIME_API.0,
+        RUNTIME_API.1,
+        server(Colour::Blue, 100),
+        server(Colour::Green, 0),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn green_begins_without_a_share() {
+        assert!(text().contains("server blue 10.81.0.11:30080 weight 100\n"));
+        assert!(text().contains("server green 10.82.0.11:30080 weight 0\n"));
+        assert_eq!(set_weight("75 (initial 100)\n\n"), Some(75));
+        assert_eq!(set_weight("No such server.\n"), None);
+    }
+}
