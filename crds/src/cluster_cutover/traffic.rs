@@ -43,11 +43,14 @@ impl std::fmt::Display for Weights {
 /// What moves the traffic.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.haproxy), has(self.hook)].filter(there, there).size() == 1").message("spec.traffic must name one thing that moves the traffic, haproxy or hook: remove the others"))]
+#[x_kube(validation = Rule::new("[has(self.haproxy), has(self.dns), has(self.hook)].filter(there, there).size() == 1").message("spec.traffic must name one thing that moves the traffic, haproxy, dns or hook: remove the others"))]
 pub struct Traffic {
     /// HAProxy in front of both clusters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub haproxy: Option<HaproxyTraffic>,
+    /// A name in the DNS, whose addresses are changed by signed updates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<DnsTraffic>,
     /// Anything else, behind an HTTP endpoint of one's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hook: Option<HookTraffic>,
@@ -58,7 +61,8 @@ impl Traffic {
     #[must_use]
     pub fn secret_names(&self) -> Vec<&str> {
         let hook = self.hook.iter().filter_map(|hook| hook.token_secret.as_ref());
-        hook.map(|secret| secret.name.as_str()).collect()
+        let dns = self.dns.iter().map(|dns| &dns.tsig.secret);
+        hook.chain(dns).map(|secret| secret.name.as_str()).collect()
     }
 }
 
@@ -107,6 +111,85 @@ pub enum KeptConnections {
     /// They are closed at once, with whatever is under way on them: for `mode tcp` and connections that never end,
     /// such as watches of a Kubernetes API.
     Close,
+}
+
+/// A name in the DNS. Plain addresses have no weights: a share is the part that a colour has of the addresses that are
+/// published, and clients pick among these. With one address each there is 0 and 100 and nothing between; with two of
+/// blue and two of green there are 0, 33, 50, 67 and 100. A step between these is refused before anything begins.
+///
+/// The TTL is lowered first, and the old one waited out. Clients that keep an answer beyond its TTL are beyond reach.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.cutoverTtlSeconds <= self.ttlSeconds").message("spec.traffic.dns.cutoverTtlSeconds must not be above ttlSeconds: it is the lower one, for the time of the cutover"))]
+pub struct DnsTraffic {
+    /// The name that clients ask for.
+    #[schemars(
+        regex(pattern = r"^([A-Za-z0-9_*]([A-Za-z0-9_-]*[A-Za-z0-9_])?\.)+[A-Za-z0-9-]+\.?$"),
+        length(max = 253)
+    )]
+    pub name: String,
+    /// The zone that it belongs to.
+    #[schemars(
+        regex(pattern = r"^([A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?\.)*[A-Za-z0-9-]+\.?$"),
+        length(max = 253)
+    )]
+    pub zone: String,
+    /// The server that takes updates: `host:port`. It is asked by TCP, as all are.
+    #[schemars(regex(pattern = r"^[^ /;]+:[0-9]{1,5}$"), length(max = 253))]
+    pub primary: String,
+    /// Every server whose answers clients may get, `host:port`; the primary too, if it is no hidden one. Weights are
+    /// set when all of them say so.
+    #[schemars(
+        length(min = 1, max = 16),
+        inner(regex(pattern = r"^[^ /;]+:[0-9]{1,5}$"), length(max = 253))
+    )]
+    pub servers: Vec<String>,
+    /// The key that signs the updates.
+    pub tsig: Tsig,
+    /// Blue's addresses, all IPv4 or all IPv6 as green's are.
+    #[schemars(length(min = 1, max = 32), inner(length(max = 45)))]
+    pub blue: Vec<String>,
+    /// Green's addresses.
+    #[schemars(length(min = 1, max = 32), inner(length(max = 45)))]
+    pub green: Vec<String>,
+    /// The record's TTL before and after the cutover, in seconds.
+    #[schemars(range(min = 1, max = 86400))]
+    pub ttl_seconds: u32,
+    /// The record's TTL while the cutover is under way, in seconds. Each step takes twice as long at least.
+    #[serde(default = "default_cutover_ttl")]
+    #[schemars(range(min = 1, max = 3600))]
+    pub cutover_ttl_seconds: u32,
+}
+
+fn default_cutover_ttl() -> u32 {
+    30
+}
+
+/// A key for signed updates (RFC 8945).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Tsig {
+    /// Its name, as the server knows it.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[A-Za-z0-9_.-]+$"))]
+    pub name: String,
+    /// What it signs with.
+    #[serde(default)]
+    pub algorithm: TsigAlgorithm,
+    /// A Secret in the operator's namespace whose key `key` holds it in base64, as key files do.
+    pub secret: LocalReference,
+}
+
+/// What a key signs with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum TsigAlgorithm {
+    /// HMAC with SHA-256.
+    #[default]
+    HmacSha256,
+    /// HMAC with SHA-384.
+    HmacSha384,
+    /// HMAC with SHA-512.
+    HmacSha512,
 }
 
 /// An HTTP endpoint that knows how to move the traffic of a load balancer which Lockkeeper does not know.

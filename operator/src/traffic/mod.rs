@@ -10,6 +10,7 @@
 //! traffic all of them are set and all are read; if they differ, the weights are unknown. What is not ours is left
 //! alone, and named. No error, log line or `Debug` output of this room holds a Secret's content.
 
+mod dns;
 mod error;
 mod haproxy;
 mod hook;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 pub use lockkeeper_crds::Weights;
 
+pub use dns::Dns;
 pub use error::TrafficError;
 pub use haproxy::Haproxy;
 pub use hook::Hook;
@@ -69,6 +71,8 @@ pub struct Seen {
 pub enum Driver {
     /// HAProxy's runtime API.
     Haproxy(Haproxy),
+    /// Signed updates of a name's addresses.
+    Dns(Dns),
     /// An HTTP endpoint of the user's.
     Hook(Hook),
 }
@@ -79,12 +83,13 @@ impl Driver {
     /// # Errors
     /// A spec that no driver can understand, whatever the schema let through.
     pub fn from_spec(spec: &lockkeeper_crds::Traffic, secrets: &Secrets) -> Result<Self, TrafficError> {
-        match (&spec.haproxy, &spec.hook) {
-            (Some(haproxy), None) => Haproxy::from_spec(haproxy).map(Self::Haproxy),
-            (None, Some(hook)) => Hook::from_spec(hook, secrets).map(Self::Hook),
+        match (&spec.haproxy, &spec.dns, &spec.hook) {
+            (Some(haproxy), None, None) => Haproxy::from_spec(haproxy).map(Self::Haproxy),
+            (None, Some(dns), None) => Dns::from_spec(dns, secrets).map(Self::Dns),
+            (None, None, Some(hook)) => Hook::from_spec(hook, secrets).map(Self::Hook),
             _ => Err(TrafficError::Spec {
                 field: "spec.traffic",
-                problem: "must name one thing that moves the traffic: haproxy or hook".to_owned(),
+                problem: "must name one thing that moves the traffic: haproxy, dns or hook".to_owned(),
             }),
         }
     }
@@ -96,6 +101,7 @@ impl Driver {
     pub fn targets(&self) -> BTreeSet<String> {
         match self {
             Self::Haproxy(driver) => driver.targets(),
+            Self::Dns(driver) => driver.targets(),
             Self::Hook(driver) => driver.targets(),
         }
     }
@@ -107,7 +113,48 @@ impl Driver {
     pub async fn check(&self) -> Result<(), TrafficError> {
         match self {
             Self::Haproxy(driver) => driver.check().await,
+            Self::Dns(driver) => driver.check().await,
             Self::Hook(driver) => driver.check().await,
+        }
+    }
+
+    /// Whether these weights can be made at all.
+    ///
+    /// # Errors
+    /// They cannot, and which ones can.
+    pub fn can(&self, weights: Weights) -> Result<(), TrafficError> {
+        if u16::from(weights.blue) + u16::from(weights.green) != 100 {
+            return Err(TrafficError::Spec {
+                field: "spec.steps",
+                problem: format!("{weights} is not 100 % together"),
+            });
+        }
+        match self {
+            Self::Dns(driver) => driver.can(weights),
+            Self::Haproxy(_) | Self::Hook(_) => Ok(()),
+        }
+    }
+
+    /// Makes the target ready for changes: lowers a TTL. May be called again. What it returns is how long from now
+    /// somebody may still go by what was before.
+    ///
+    /// # Errors
+    /// It could not, or not everywhere yet.
+    pub async fn prepare(&self) -> Result<Duration, TrafficError> {
+        match self {
+            Self::Dns(driver) => driver.prepare().await,
+            Self::Haproxy(_) | Self::Hook(_) => Ok(Duration::ZERO),
+        }
+    }
+
+    /// Takes back what [`Driver::prepare`] did, once no more changes are to come. May be called again.
+    ///
+    /// # Errors
+    /// It could not.
+    pub async fn finish(&self) -> Result<(), TrafficError> {
+        match self {
+            Self::Dns(driver) => driver.finish().await,
+            Self::Haproxy(_) | Self::Hook(_) => Ok(()),
         }
     }
 
@@ -118,6 +165,7 @@ impl Driver {
     pub async fn seen(&self) -> Result<Seen, TrafficError> {
         match self {
             Self::Haproxy(driver) => driver.seen().await,
+            Self::Dns(driver) => driver.seen().await,
             Self::Hook(driver) => driver.seen().await,
         }
     }
@@ -127,31 +175,49 @@ impl Driver {
     /// # Errors
     /// Some parts may have been set, others not: set again, or set something else.
     pub async fn set(&self, weights: Weights) -> Result<(), TrafficError> {
-        if u16::from(weights.blue) + u16::from(weights.green) != 100 {
-            return Err(TrafficError::Spec {
-                field: "spec.steps",
-                problem: format!("{weights} is not 100 % together"),
-            });
-        }
+        self.can(weights)?;
         match self {
             Self::Haproxy(driver) => driver.set(weights).await,
+            Self::Dns(driver) => driver.set(weights).await,
             Self::Hook(driver) => driver.set(weights).await,
         }
     }
 
     /// How long after [`Driver::set`] the last client heeds it. Zero: at once.
     #[must_use]
-    pub const fn settles_in(&self) -> Duration {
+    pub fn settles_in(&self) -> Duration {
         match self {
             Self::Haproxy(_) => Duration::ZERO,
+            Self::Dns(driver) => driver.settles_in(),
             Self::Hook(driver) => driver.settles_in(),
         }
     }
 }
 
+/// The shares that two sums give, to the nearest point; what is not nothing is never said to be nothing. `None` when
+/// both are.
+fn nearest(blue: u64, green: u64) -> Option<Weights> {
+    let total = blue + green;
+    let rounded = (green * 100 + total / 2).checked_div(total)?;
+    let rounded = match (blue, green) {
+        (0, _) | (_, 0) => rounded,
+        _ => rounded.clamp(1, 99),
+    };
+    u8::try_from(rounded).ok().map(Weights::of_green)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_little_is_not_nothing() {
+        assert_eq!(nearest(256, 1), Some(Weights::of_green(1)));
+        assert_eq!(nearest(1, 256), Some(Weights::of_green(99)));
+        assert_eq!(nearest(256, 0), Some(Weights::BLUE));
+        assert_eq!(nearest(2, 1), Some(Weights::of_green(33)));
+        assert_eq!(nearest(0, 0), None);
+    }
 
     #[test]
     fn secrets_are_not_shown() {

@@ -4,7 +4,7 @@ use lockkeeper_crds::{KeptConnections, Weights};
 
 use super::table::{Row, rows};
 use super::{name, shares};
-use crate::traffic::TrafficError;
+use crate::traffic::{TrafficError, nearest};
 
 /// Which servers are whose.
 #[derive(Clone, Debug)]
@@ -121,7 +121,7 @@ impl Backend {
                 .map(|server| server.weight)
                 .sum()
         };
-        shares::shares(sum(&self.blue), sum(&self.green)).ok_or_else(|| TrafficError::Unfit {
+        nearest(sum(&self.blue), sum(&self.green)).ok_or_else(|| TrafficError::Unfit {
             target: self.target.clone(),
             problem: "no server of blue or green has a weight: nobody takes traffic".to_owned(),
         })

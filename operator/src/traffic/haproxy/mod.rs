@@ -5,7 +5,7 @@
 //! | `cli` | one line asked of a socket, its answer |
 //! | `table` | the tables in an answer |
 //! | `backend` | a backend as it is seen, and whether it can be steered; pure |
-//! | `shares` | weights of servers from shares of colours, and back; pure |
+//! | `shares` | weights of servers from shares of colours; pure |
 //! | here | all HAProxys of the edge at once |
 //!
 //! Only weights are written. A server that a person took out (drain, maintenance) stays out and is not counted. A

@@ -1,4 +1,4 @@
-//! Weights of servers from shares of colours, and back.
+//! Weights of servers from shares of colours.
 
 use lockkeeper_crds::Weights;
 
@@ -48,21 +48,10 @@ fn divide(total: u64, initial: &[u64]) -> Vec<u64> {
     parts
 }
 
-/// The shares that two sums of weights give, to the nearest point; what is not nothing is never said to be nothing.
-/// `None` when nobody has a weight.
-pub(super) fn shares(blue: u64, green: u64) -> Option<Weights> {
-    let total = blue + green;
-    let rounded = (green * 100 + total / 2).checked_div(total)?;
-    let rounded = match (blue, green) {
-        (0, _) | (_, 0) => rounded,
-        _ => rounded.clamp(1, 99),
-    };
-    u8::try_from(rounded).ok().map(Weights::of_green)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::traffic::nearest;
     use proptest::prelude::*;
 
     #[test]
@@ -83,14 +72,6 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_little_is_not_nothing() {
-        assert_eq!(shares(256, 1), Some(Weights::of_green(1)));
-        assert_eq!(shares(1, 256), Some(Weights::of_green(99)));
-        assert_eq!(shares(256, 0), Some(Weights::BLUE));
-        assert_eq!(shares(0, 0), None);
-    }
-
     proptest! {
         #[test]
         fn what_is_set_is_what_is_read(
@@ -102,7 +83,7 @@ mod tests {
             let (blue, green) = spread(wanted, &a, &b);
             prop_assert!(blue.iter().chain(&green).all(|weight| *weight <= HEAVIEST));
             let sums = (blue.iter().sum(), green.iter().sum());
-            prop_assert_eq!(shares(sums.0, sums.1), Some(wanted));
+            prop_assert_eq!(nearest(sums.0, sums.1), Some(wanted));
             prop_assert_eq!(sums.0 * u64::from(wanted.green), sums.1 * u64::from(wanted.blue), "exactly");
         }
     }
