@@ -9,10 +9,12 @@
 //! | `network` | the edge's namespace, its cables to both clusters, and each cluster's addresses as others see them |
 //! | `app` | what answers with its colour, as a program and as objects |
 //! | `proxy` | HAProxy with both colours' servers |
+//! | `course` | a ClusterCutover, and the weights that the edge really has |
 //! | `clients` | who asks all the time, and what they were answered |
 
 pub mod app;
 mod clients;
+mod course;
 mod network;
 mod proxy;
 
@@ -28,6 +30,7 @@ use crate::scene::Scene;
 use crate::state::Options;
 
 pub use clients::{Clients, Count};
+pub use course::{Cutover, FAILURES, Plan, Watch};
 pub use network::{EDGE, PROXY};
 pub use proxy::{BACKEND, Proxy, RUNTIME_API};
 
@@ -131,7 +134,7 @@ impl<'a> Pair<'a> {
         for colour in [Colour::Blue, Colour::Green] {
             app::deploy(self, colour).await?;
         }
-        self.proxy.wait_until_both_are_up(self.scene).await
+        Proxy::wait_until_both_are_up(self.scene).await
     }
 
     /// Clients at work at the edge.
@@ -164,6 +167,12 @@ fn in_the_machines_network<T: Send>(deed: impl FnOnce() -> Result<T> + Send) -> 
 #[must_use]
 pub fn application(colour: Colour) -> std::net::SocketAddr {
     network::application(colour)
+}
+
+/// Where green's application answers to a program in green's own cluster.
+#[must_use]
+pub fn application_inside() -> std::net::SocketAddr {
+    std::net::SocketAddr::from((crate::address::node(1), app::NODE_PORT))
 }
 
 /// The longest that a pod may take to be there.

@@ -50,7 +50,7 @@ impl Proxy {
     }
 
     /// Says a line to its runtime API, and returns the answer.
-    pub async fn say(&self, line: &str) -> Result<String> {
+    pub async fn say(line: &str) -> Result<String> {
         let exchange = async {
             let mut stream = TcpStream::connect(RUNTIME_API).await?;
             stream.write_all(format!("{line}\n").as_bytes()).await?;
@@ -64,31 +64,35 @@ impl Proxy {
     }
 
     /// What is set now: blue's weight and green's, asked without Lockkeeper's help.
-    pub async fn weights(&self) -> Result<(u64, u64)> {
+    pub async fn weights() -> Result<(u64, u64)> {
         let mut found = [0, 0];
         for (colour, weight) in [Colour::Blue, Colour::Green].into_iter().zip(&mut found) {
-            let answer = self
-                .say(&format!("get weight {BACKEND}/{}", colour.name()))
-                .await?;
+            let answer = Self::say(&format!("get weight {BACKEND}/{}", colour.name())).await?;
             *weight = set_weight(&answer).with_context(|| format!("the edge answers {answer:?}"))?;
         }
         Ok(found.into())
     }
 
     /// Green's share of what is set, in percent.
-    pub async fn green_share(&self) -> Result<f64> {
-        let (blue, green) = self.weights().await?;
+    pub async fn green_share() -> Result<u8> {
+        let (blue, green) = Self::weights().await?;
         if blue + green == 0 {
             bail!("nobody has a weight at the edge");
         }
-        #[allow(clippy::cast_precision_loss)] // At most 256 each.
-        Ok(green as f64 * 100.0 / (blue + green) as f64)
+        // To the nearest point; what is not nothing is never said to be nothing.
+        let share = (green * 100 + (blue + green) / 2) / (blue + green);
+        let share = if green > 0 && blue > 0 {
+            share.clamp(1, 99)
+        } else {
+            share
+        };
+        Ok(u8::try_from(share)?)
     }
 
-    pub(super) async fn wait_until_both_are_up(&self, scene: &Scene) -> Result<()> {
+    pub(super) async fn wait_until_both_are_up(scene: &Scene) -> Result<()> {
         scene
             .wait_for("both colours at the edge", Duration::from_secs(60), || async {
-                let state = self.say(&format!("show servers state {BACKEND}")).await?;
+                let state = Self::say(&format!("show servers state {BACKEND}")).await?;
                 // Column 6: 2 is running.
                 let up = |line: &&str| line.split(' ').nth(5) == Some("2");
                 Ok(match state.lines().filter(up).count() {

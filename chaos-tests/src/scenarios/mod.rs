@@ -8,7 +8,12 @@ mod backup_corrupt;
 mod backup_faults;
 mod backup_schedule;
 mod blocked_by_rehearsal;
+mod cutover_abort;
+mod cutover_bad_green;
 mod cutover_haproxy;
+mod cutover_killed;
+mod cutover_two;
+mod cutting_over;
 mod encrypted;
 mod lab_smoke;
 mod operator_killed;
@@ -95,6 +100,10 @@ pub const ALL: &[Scenario] = &[
     all_lost::SCENARIO,
     restore_inplace::SCENARIO,
     cutover_haproxy::SCENARIO,
+    cutover_abort::SCENARIO,
+    cutover_bad_green::SCENARIO,
+    cutover_killed::SCENARIO,
+    cutover_two::SCENARIO,
 ];
 
 /// Three nodes that have the target's images too.
@@ -110,6 +119,14 @@ fn one_node() -> Options {
     Options {
         nodes: 1,
         ..three_nodes()
+    }
+}
+
+/// One node; a cutover's scenario makes blue beside it.
+fn one_cluster() -> Options {
+    Options {
+        nodes: 1,
+        ..Options::default()
     }
 }
 

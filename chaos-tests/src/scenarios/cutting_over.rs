@@ -1,0 +1,53 @@
+//! What the scenarios of cutovers have in common.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+
+use crate::edge::{Clients, Pair, Plan, Watch};
+
+/// The longest that a short cutover may take on a machine that does other work too.
+pub(super) const LIMIT: Duration = Duration::from_secs(8 * 60);
+/// What changed at the edge holds for the requests after it; those on their way are neither here nor there.
+const MARGIN: Duration = Duration::from_millis(500);
+/// By how many points clients may see another share than the one asked for.
+const POINTS: f64 = 3.0;
+
+/// Quick steps with a gate through the edge.
+pub(super) fn plan(steps: &[u8]) -> Plan {
+    Plan {
+        steps: steps.to_vec(),
+        soak: 8,
+        window: 5,
+        gate: format!("http://{}/", crate::edge::PROXY),
+        requests: 10,
+    }
+}
+
+/// Lockkeeper in green, clients at the edge, and an eye on its weights.
+pub(super) async fn begin(pair: &Pair<'_>) -> Result<(Clients, Watch)> {
+    pair.install().await?;
+    Ok((pair.clients()?, Watch::start()))
+}
+
+/// Fails unless the clients saw each share that the edge had; the widest difference in points.
+pub(super) fn seen_by_clients(clients: &Clients, watch: &Watch) -> Result<f64> {
+    let shares = watch.shares();
+    let ends = shares.iter().skip(1).map(|(at, _)| *at).chain([Instant::now()]);
+    let mut widest = 0.0_f64;
+    for ((from, green), until) in shares.iter().zip(ends) {
+        let count = clients.between(*from + MARGIN, until.checked_sub(MARGIN).unwrap_or(until));
+        // Too short to tell: on the way back, or between two looks.
+        if count.answered() < 300 {
+            continue;
+        }
+        let off = (count.green_share() - f64::from(*green)).abs();
+        ensure!(
+            off <= POINTS,
+            "the edge gave green {green} %, and clients saw {:.1} %: {count}",
+            count.green_share()
+        );
+        widest = widest.max(off);
+    }
+    Ok(widest)
+}
