@@ -14,23 +14,23 @@ use super::{BACKEND, Colour, Pair, Proxy, RUNTIME_API};
 use crate::install::{Install, NAMESPACE};
 use crate::scene::Look;
 
-/// The Secret with blue's kubeconfig.
-const BLUE_SECRET: &str = "blue";
+/// The Secret with green's kubeconfig.
+const SECRET: &str = "green";
 const MINUTE: Duration = Duration::from_secs(60);
 /// Between two looks at the edge's weights.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 impl<'a> Pair<'a> {
-    /// Installs Lockkeeper in green, with leave to read blue's kubeconfig and nothing else.
+    /// Installs Lockkeeper in blue, with leave to read green's kubeconfig and nothing else.
     pub async fn install(&self) -> Result<()> {
-        let client = self.client(Colour::Green).await?;
-        let blue = self.kubeconfig(Colour::Blue)?;
+        let client = self.client(Colour::Blue).await?;
+        let green = self.kubeconfig(Colour::Green)?;
         let objects = [
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}),
             json!({
                 "apiVersion": "v1", "kind": "Secret",
-                "metadata": {"name": BLUE_SECRET, "namespace": NAMESPACE},
-                "stringData": {"kubeconfig": blue},
+                "metadata": {"name": SECRET, "namespace": NAMESPACE},
+                "stringData": {"kubeconfig": green},
             }),
         ];
         for object in &objects {
@@ -39,7 +39,7 @@ impl<'a> Pair<'a> {
         let mut install: Install = self.scene.install.clone();
         let own = [
             "cutover.enabled=true",
-            &format!("cutover.secretNames={{{BLUE_SECRET}}}"),
+            &format!("cutover.secretNames={{{SECRET}}}"),
         ];
         install.set.extend(own.map(str::to_owned));
         self.scene.lab.install(&install, &self.scene.progress)
@@ -47,7 +47,7 @@ impl<'a> Pair<'a> {
 
     /// Makes a ClusterCutover of the edge's backend.
     pub async fn begin(&self, name: &str, plan: &Plan) -> Result<Cutover<'_, 'a>> {
-        let client = self.client(Colour::Green).await?;
+        let client = self.client(Colour::Blue).await?;
         let object = json!({
             "apiVersion": "lockkeeper.dev/v1alpha1", "kind": "ClusterCutover", "metadata": {"name": name},
             "spec": plan.spec(),
@@ -90,8 +90,8 @@ impl Plan {
             .collect();
         let (address, port) = RUNTIME_API;
         json!({
-            "blue": {"kubeconfigSecret": {"name": BLUE_SECRET}},
-            "green": {"thisCluster": true},
+            "blue": {"thisCluster": true},
+            "green": {"kubeconfigSecret": {"name": SECRET}},
             "traffic": {"haproxy": {
                 "endpoints": [format!("{address}:{port}")], "backend": BACKEND,
                 "blue": ["blue"], "green": ["green"],

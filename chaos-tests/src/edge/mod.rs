@@ -1,6 +1,6 @@
 //! Two clusters and the edge in front of both.
 //!
-//! In: a [`Scene`], whose lab becomes green's; Lockkeeper belongs there, since it must outlive blue. Out: blue's lab,
+//! In: a [`Scene`], whose lab becomes blue's; Lockkeeper lives there, where things are known to work. Out: green's lab,
 //! an HAProxy that reaches the application of both, and clients that ask it. May touch: the networks of the two labs,
 //! and namespace `shop` of their clusters.
 //!
@@ -57,49 +57,49 @@ impl Colour {
 /// Blue, green and the edge.
 #[derive(Debug)]
 pub struct Pair<'a> {
-    /// Where the scenario plays: green is its lab.
+    /// Where the scenario plays: blue is its lab.
     pub scene: &'a Scene,
-    /// Blue's lab.
-    pub blue: Lab,
+    /// Green's lab.
+    pub green: Lab,
     /// HAProxy at the edge.
     pub proxy: Proxy,
 }
 
 impl<'a> Pair<'a> {
-    /// Brings blue and the edge up, with the application in both clusters, plays, and takes them down again.
+    /// Brings green and the edge up, with the application in both clusters, plays, and takes them down again.
     ///
     /// # Errors
-    /// What was in the way of bringing them up, or of the play; blue's logs were collected then.
+    /// What was in the way of bringing them up, or of the play; green's logs were collected then.
     pub async fn play(
         scene: &'a Scene,
         play: impl for<'p> AsyncFnOnce(&'p Pair<'a>) -> Result<String>,
     ) -> Result<String> {
-        let blue = in_the_machines_network(|| blue(scene))?;
+        let green = in_the_machines_network(|| green(scene))?;
         let result = async {
-            let pair = Self::join(scene, blue.clone())?;
+            let pair = Self::join(scene, green.clone())?;
             pair.deploy().await?;
             play(&pair).await
         }
         .await;
         if result.is_err() {
-            let _ = remains::collect(&blue, "blue");
+            let _ = remains::collect(&green, "green");
         }
-        in_the_machines_network(|| blue.down())?;
+        in_the_machines_network(|| green.down())?;
         result
     }
 
-    fn join(scene: &'a Scene, blue: Lab) -> Result<Self> {
-        network::create(scene.lab.home(), blue.home())?;
+    fn join(scene: &'a Scene, green: Lab) -> Result<Self> {
+        network::create(scene.lab.home(), green.home())?;
         let proxy = Proxy::start(scene.lab.home())?;
-        Ok(Self { scene, blue, proxy })
+        Ok(Self { scene, green, proxy })
     }
 
     /// The lab of a colour.
     #[must_use]
     pub fn lab(&self, colour: Colour) -> &Lab {
         match colour {
-            Colour::Blue => &self.blue,
-            Colour::Green => &self.scene.lab,
+            Colour::Blue => &self.scene.lab,
+            Colour::Green => &self.green,
         }
     }
 
@@ -125,6 +125,10 @@ impl<'a> Pair<'a> {
 
     /// A client of a colour's cluster.
     pub async fn client(&self, colour: Colour) -> Result<kube::Client> {
+        // Nobody goes out to come back: the scenario's own network is blue's.
+        if colour == Colour::Blue {
+            return self.scene.client().await;
+        }
         let path = self.scene.file(&format!("{}.conf", colour.name()));
         write_whole(&path, self.kubeconfig(colour)?.as_bytes())?;
         crate::scene::client(&path).await
@@ -143,10 +147,10 @@ impl<'a> Pair<'a> {
     }
 }
 
-fn blue(scene: &Scene) -> Result<Lab> {
-    scene.say("blue: a cluster of its own");
+fn green(scene: &Scene) -> Result<Lab> {
+    scene.say("green: a cluster of its own");
     let options = Options {
-        name: format!("{}-blue", scene.lab.home().name()),
+        name: format!("{}-green", scene.lab.home().name()),
         ..scene.lab.options().clone()
     };
     Lab::up(options, Tie::ToThisProcess, false, &scene.progress)
@@ -163,16 +167,10 @@ fn in_the_machines_network<T: Send>(deed: impl FnOnce() -> Result<T> + Send) -> 
     })
 }
 
-/// Where a colour's application answers without the edge, as the edge sees it.
+/// Where a colour's application answers without the edge, to anybody outside of its own cluster.
 #[must_use]
 pub fn application(colour: Colour) -> std::net::SocketAddr {
     network::application(colour)
-}
-
-/// Where green's application answers to a program in green's own cluster.
-#[must_use]
-pub fn application_inside() -> std::net::SocketAddr {
-    std::net::SocketAddr::from((crate::address::node(1), app::NODE_PORT))
 }
 
 /// The longest that a pod may take to be there.

@@ -11,7 +11,7 @@ use crate::address;
 use crate::network::{FABRIC, create_namespace, ip, run_in};
 use crate::state::Home;
 
-/// The namespace of the edge, in green's lab.
+/// The namespace of the edge, in blue's lab.
 pub const EDGE: &str = "edge";
 /// Where clients ask.
 pub const PROXY: SocketAddr = SocketAddr::V4(SocketAddrV4::new(ADDRESS, 80));
@@ -51,8 +51,8 @@ pub(super) fn application(colour: Colour) -> SocketAddr {
 }
 
 /// Makes the edge and lays its cables.
-pub(super) fn create(green: &Home, blue: &Home) -> Result<()> {
-    let edge = create_namespace(green, EDGE)?;
+pub(super) fn create(blue: &Home, green: &Home) -> Result<()> {
+    let edge = create_namespace(blue, EDGE)?;
     ip(&["-n", &edge, "addr", "add", &format!("{ADDRESS}/32"), "dev", "lo"])?;
     for (colour, home) in [(Colour::Blue, blue), (Colour::Green, green)] {
         lay_cable(&edge, colour, &home.namespace(FABRIC))?;

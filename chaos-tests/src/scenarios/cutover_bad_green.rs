@@ -9,7 +9,7 @@ use futures::FutureExt;
 
 use super::cutting_over::{LIMIT, begin, plan};
 use super::{Scenario, Suite};
-use crate::edge::{Colour, FAILURES, Pair, Plan, application_inside};
+use crate::edge::{Colour, FAILURES, Pair, Plan, application};
 use crate::scene::Scene;
 
 /// The scenario.
@@ -33,7 +33,7 @@ async fn play(scene: &Scene) -> Result<String> {
     Pair::play(scene, async |pair| {
         let (clients, watch) = begin(pair).await?;
         let plan = Plan {
-            gate: format!("http://{}/", application_inside()),
+            gate: format!("http://{}/", application(Colour::Green)),
             requests: 20,
             soak: 20,
             ..plan(&[25, 100])

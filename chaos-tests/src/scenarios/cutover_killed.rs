@@ -66,7 +66,7 @@ async fn kill(pair: &Pair<'_>) -> Result<()> {
     let hit = pair.scene.lab.kill(node.name(), "operator")?;
     ensure!(hit == 1, "{hit} operators ran");
     pair.scene.say("killed the operator");
-    let pods: Api<Pod> = Api::namespaced(pair.client(Colour::Green).await?, NAMESPACE);
+    let pods: Api<Pod> = Api::namespaced(pair.client(Colour::Blue).await?, NAMESPACE);
     let now = DeleteParams::default().grace_period(0);
     for pod in pods.list(&ListParams::default()).await? {
         let name = pod.metadata.name.unwrap_or_default();

@@ -24,7 +24,7 @@ pub(super) fn plan(steps: &[u8]) -> Plan {
     }
 }
 
-/// Lockkeeper in green, clients at the edge, and an eye on its weights.
+/// Lockkeeper in blue, clients at the edge, and an eye on its weights.
 pub(super) async fn begin(pair: &Pair<'_>) -> Result<(Clients, Watch)> {
     pair.install().await?;
     Ok((pair.clients()?, Watch::start()))

@@ -122,7 +122,7 @@ fn one_node() -> Options {
     }
 }
 
-/// One node; a cutover's scenario makes blue beside it.
+/// One node; a cutover's scenario makes green beside it.
 fn one_cluster() -> Options {
     Options {
         nodes: 1,

@@ -152,6 +152,55 @@ async fn redirects_are_not_followed() {
     assert!(error.to_string().contains("307"), "{error}");
 }
 
+/// The example in Python, gone when dropped.
+struct Example(std::process::Child);
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[tokio::test]
+async fn the_example_keeps_the_contract() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("shares.conf");
+    std::fs::write(&file, "").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    let child = Command::new("python3")
+        .arg(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../examples/traffic-hook.py"
+        ))
+        .arg(port.to_string())
+        .arg(&file)
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut example = Example(child);
+    let hook = driver(spec(&format!("http://127.0.0.1:{port}/")), &Secrets::default()).unwrap();
+    let began = std::time::Instant::now();
+    while let Err(error) = hook.check().await {
+        assert!(example.0.try_wait().unwrap().is_none(), "it ended");
+        assert!(began.elapsed().as_secs() < 10, "{error}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(
+        std::fs::read_to_string(&file).unwrap(),
+        "",
+        "a check changes nothing"
+    );
+    for percent in [25, 100, 0] {
+        hook.set(Weights::of_green(percent)).await.unwrap();
+        assert_eq!(hook.seen().await.unwrap().weights, Weights::of_green(percent));
+    }
+    hook.set(Weights::of_green(5)).await.unwrap();
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "5% green;\n");
+}
+
 /// A listener that speaks TLS with a certificate of its own CA.
 struct Tls(TcpListener, tokio_rustls::TlsAcceptor);
 
