@@ -140,7 +140,17 @@ fn checking(me: &Memory, wanted: &Wanted, seen: &Seen, now: DateTime<Utc>) -> Ac
     if let Some(waiting) = lost(seen).or_else(|| pending(seen)) {
         return waiting;
     }
-    go_to(0, me, wanted, seen, now)
+    match seen.ready_at {
+        None => Act::Prepare,
+        Some(ready) if now < ready => wait(
+            Reason::Preparing,
+            format!(
+                "a longer TTL was lowered; the last who was told it asks again by {}",
+                clock(ready)
+            ),
+        ),
+        Some(_) => go_to(0, me, wanted, seen, now),
+    }
 }
 
 /// A cluster that does not answer holds every step.

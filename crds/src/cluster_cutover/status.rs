@@ -76,6 +76,10 @@ pub struct ClusterCutoverStatus {
     /// What it moves. Another cutover that moves any of it waits until this one has ended.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub targets: Vec<String>,
+    /// From when on a change of the weights is heeded in time: a longer TTL was lowered before the first step, and has
+    /// run out then. It is put back at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prepared_until: Option<Time>,
     /// The step in hand, from 1; absent before the first and on the way back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<u32>,

@@ -233,6 +233,9 @@ pub struct Seen {
     pub weights: Weights,
     /// What stands in the way of a beginning; looked at in [`Stage::Checking`] only.
     pub obstacles: Vec<Obstacle>,
+    /// From when on a change of the weights is heeded in time, since a longer TTL was lowered and has run out; none:
+    /// that was not done yet. Looked at in [`Stage::Checking`] only.
+    pub ready_at: Option<DateTime<Utc>>,
     /// Each gate that counts in this stage.
     pub gates: Vec<Gate>,
     /// Since when blue's API does not answer.
@@ -265,6 +268,8 @@ pub enum Reason {
     Ended,
     /// Something stands in the way of a beginning.
     Blocked,
+    /// What is heeded too late has been made shorter, and runs out.
+    Preparing,
     /// A person has to promote.
     AwaitingApproval,
     /// `spec.paused`.
@@ -296,6 +301,8 @@ pub enum Act {
     Wait(Held),
     /// Write this down.
     Mark(Memory),
+    /// Make what moves the traffic ready for changes, and remember from when on it is.
+    Prepare,
     /// Give green this share at every source.
     Set(u8),
     /// Stop what runs once there, with this mark.

@@ -34,6 +34,7 @@ fn seen(weights: &[u8]) -> Seen {
     Seen {
         weights: Weights::Known(weights.to_vec()),
         obstacles: vec![],
+        ready_at: Some(at(0)),
         gates: vec![],
         blue_lost: None,
         green_lost: None,
@@ -96,6 +97,19 @@ fn the_old_answers_of_a_dns_are_waited_for_whatever_the_soak() {
     };
     let act = decide(&memory(Stage::Step(0), true), &wanted, &seen(&[25]), at(599));
     assert_eq!(reason(&act), Some(Reason::Soaking));
+}
+
+#[test]
+fn nothing_is_moved_before_a_longer_ttl_has_run_out() {
+    let checking = memory(Stage::Checking, false);
+    let mut unprepared = seen(&[0]);
+    unprepared.ready_at = None;
+    assert_eq!(decide(&checking, &wanted(), &unprepared, at(1)), Act::Prepare);
+    unprepared.ready_at = Some(at(300));
+    let act = decide(&checking, &wanted(), &unprepared, at(299));
+    assert_eq!(reason(&act), Some(Reason::Preparing));
+    let act = decide(&checking, &wanted(), &unprepared, at(300));
+    assert_eq!(stage(&act), Some(Stage::Step(0)));
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-use kube::ResourceExt as _;
+use chrono::{DateTime, TimeDelta, Utc};
+use kube::{Resource as _, ResourceExt as _};
 use lockkeeper_crds as crds;
 use lockkeeper_crds::{CheckResult, Weights};
 use lockkeeper_policies::cutover::{self, Act, Duty, Memory, Obstacle, Seen, Spent, Stage, Wanted};
@@ -16,10 +16,12 @@ use super::gates::Gates;
 use super::ground::Ground;
 use super::status::{self, Facts, Traffic};
 use super::{Teller, preflight, sight};
-use crate::operator::act::Hands;
+use crate::operator::act::{FINALIZER, Hands};
 use crate::operator::conductor::PassError;
 use crate::operator::leader::Leadership;
 use crate::operator::tell::outcome_of;
+use crate::operator::wanted::chrono_time;
+use crate::telemetry::Reason;
 use crate::telemetry::metrics::Kind;
 
 /// A pass asks a dozen small things, each with a limit of its own.
@@ -61,6 +63,8 @@ pub(super) struct State {
     built: Option<Instant>,
     gates: Option<Gates>,
     uids: [Option<String>; 2],
+    /// From when on what moves the traffic is ready.
+    prepared_until: Option<DateTime<Utc>>,
     /// Why the last act was not done.
     trouble: Option<String>,
 }
@@ -147,6 +151,16 @@ impl Course {
                 self.state.trouble = None;
                 After::Wait(rhythm(look.memory.stage))
             }
+            Act::Prepare => {
+                self.leadership.check()?;
+                if !is_held(&object) {
+                    // What is prepared must be taken back, also when the object is deleted before the first step.
+                    self.hands.hold_cutover(&object, true).await?;
+                    return Ok(After::Now);
+                }
+                self.prepare(now).await;
+                After::Wait(AGAIN)
+            }
             Act::Set(green) => {
                 self.leadership.check()?;
                 self.set(*green).await;
@@ -194,7 +208,7 @@ impl Course {
         let wanted = sight::wanted(object, ground.settles());
         if memory.stage == Stage::Checking && !wanted.abort {
             let others = self.hands.list_cutovers().await?;
-            (checks, self.state.uids) = preflight::look(&self.name, ground, &others).await;
+            (checks, self.state.uids) = preflight::look(&self.name, &object.spec, ground, &others).await;
         }
         let (weights, traffic) = ground.traffic().await;
         let unsaved = gates.unsaved();
@@ -206,6 +220,10 @@ impl Course {
         let seen = Seen {
             weights,
             obstacles: checks.iter().filter_map(obstacle).collect(),
+            ready_at: object
+                .status
+                .as_ref()
+                .and_then(|s| chrono_time(s.prepared_until.as_ref()?)),
             gates: gates.standing(memory.since, memory.reached),
             blue_lost: lost(&ground.blue),
             green_lost: lost(&ground.green),
@@ -225,6 +243,26 @@ impl Course {
             checks,
             unsaved,
         })
+    }
+
+    /// Makes what moves the traffic ready for changes.
+    async fn prepare(&mut self, now: DateTime<Utc>) {
+        let driver = self.state.ground.as_ref().map(|g| &g.driver);
+        let prepared = match driver {
+            Some(Ok(driver)) => driver.prepare().await.map_err(|e| e.to_string()),
+            Some(Err(why)) => Err(why.clone()),
+            None => return,
+        };
+        match prepared {
+            Ok(left) => {
+                // Times are kept in whole seconds: rounded up.
+                let rounded = left.as_secs().saturating_add(u64::from(!left.is_zero()));
+                let rounded = TimeDelta::try_seconds(i64::try_from(rounded).unwrap_or(i64::MAX));
+                self.state.prepared_until = now.checked_add_signed(rounded.unwrap_or(TimeDelta::MAX));
+                self.state.trouble = None;
+            }
+            Err(why) => self.state.trouble = Some(why),
+        }
     }
 
     async fn set(&mut self, green: u8) {
@@ -253,11 +291,7 @@ impl Course {
         next: &Memory,
         now: DateTime<Utc>,
     ) -> Result<(), PassError> {
-        let held = object
-            .finalizers()
-            .iter()
-            .any(|f| f == crate::operator::act::FINALIZER);
-        if !held && !next.stage.is_end() {
+        if !is_held(object) && !next.stage.is_end() {
             self.leadership.check()?;
             // The version has changed: the look is made again.
             self.hands.hold_cutover(object, true).await?;
@@ -300,6 +334,7 @@ impl Course {
             targets: ground
                 .map(|g| g.targets().into_iter().collect())
                 .unwrap_or_default(),
+            prepared_until: self.state.prepared_until,
             trouble: self.state.trouble.as_deref(),
             now,
         };
@@ -320,19 +355,41 @@ impl Course {
         Ok(())
     }
 
+    /// Takes back what was prepared.
+    async fn take_back(&mut self, object: &crds::ClusterCutover) -> Result<(), String> {
+        if !object.status.as_ref().is_some_and(|s| s.prepared_until.is_some()) {
+            return Ok(());
+        }
+        self.stand(object).await;
+        self.leadership.check().map_err(|e| e.to_string())?;
+        match self.state.ground.as_ref().map(|g| &g.driver) {
+            Some(Ok(driver)) => driver.finish().await.map_err(|e| e.to_string()),
+            Some(Err(why)) => Err(why.clone()),
+            None => Err("nothing was built".to_owned()),
+        }
+    }
+
     /// It has ended: nothing holds it any more.
-    async fn let_go(&self, object: &crds::ClusterCutover) -> Result<After, PassError> {
-        if object
-            .finalizers()
-            .iter()
-            .any(|f| f == crate::operator::act::FINALIZER)
-        {
+    async fn let_go(&mut self, object: &crds::ClusterCutover) -> Result<After, PassError> {
+        if is_held(object) {
+            if let Err(why) = self.take_back(object).await {
+                let text = format!("what was prepared is not taken back yet: {why}");
+                self.teller
+                    .events
+                    .publish(&object.object_ref(&()), Reason::CutoverHeld, &text);
+                return Ok(After::Wait(REBUILD));
+            }
             self.leadership.check()?;
             self.hands.hold_cutover(object, false).await?;
         }
         self.teller.metrics.cutover(&self.name, None);
         Ok(After::End)
     }
+}
+
+/// A deletion waits for its end.
+fn is_held(object: &crds::ClusterCutover) -> bool {
+    object.finalizers().iter().any(|f| f == FINALIZER)
 }
 
 /// How long nothing needs a look, unless a bell rings: a word of a person, a gate that fails.

@@ -23,6 +23,7 @@ const RIGHTS: [Right; 1] = [Right {
 /// Every check, and the UIDs of the two clusters. `others`: cutovers that have begun and not ended.
 pub(super) async fn look(
     name: &str,
+    spec: &crds::ClusterCutoverSpec,
     ground: &Ground,
     others: &[crds::ClusterCutover],
 ) -> (Vec<crds::Check>, [Option<String>; 2]) {
@@ -61,6 +62,16 @@ pub(super) async fn look(
             Err(error) => check("Traffic", CheckResult::Block, error.to_string()),
         },
     });
+    if let Ok(driver) = &ground.driver {
+        let cannot = spec
+            .steps
+            .iter()
+            .find_map(|s| driver.can(crds::Weights::of_green(s.green)).err());
+        checks.push(match cannot {
+            None => check("Weights", CheckResult::Pass, "every step can be set".to_owned()),
+            Some(error) => check("Weights", CheckResult::Block, error.to_string()),
+        });
+    }
     checks.push(target_free(name, &ground.targets(), others));
     (checks, uids)
 }

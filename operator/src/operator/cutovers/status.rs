@@ -32,6 +32,8 @@ pub(super) struct Facts<'a> {
     /// The checks of this look; empty: they were not made.
     pub(super) checks: Vec<crds::Check>,
     pub(super) targets: Vec<String>,
+    /// What was prepared in this look.
+    pub(super) prepared_until: Option<DateTime<Utc>>,
     /// Why the last act was not done.
     pub(super) trouble: Option<&'a str>,
     pub(super) now: DateTime<Utc>,
@@ -90,6 +92,10 @@ pub(super) fn build(facts: &Facts<'_>) -> Option<crds::ClusterCutoverStatus> {
         } else {
             before.targets.clone()
         },
+        prepared_until: facts
+            .prepared_until
+            .and_then(kube_time)
+            .or_else(|| before.prepared_until.clone()),
         started_at: began.or_else(|| started.then(|| now.clone())),
         completed_at: before
             .completed_at

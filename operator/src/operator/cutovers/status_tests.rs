@@ -15,6 +15,7 @@ fn seen() -> Seen {
     Seen {
         weights: Share::Known(vec![25]),
         obstacles: vec![],
+        ready_at: None,
         gates: vec![],
         blue_lost: None,
         green_lost: None,
@@ -48,6 +49,7 @@ fn built(
         clusters: [(Health::default(), None), (Health::default(), None)],
         checks: vec![],
         targets: vec!["haproxy a/b".to_owned()],
+        prepared_until: None,
         trouble: None,
         now: now() + TimeDelta::seconds(5),
     })

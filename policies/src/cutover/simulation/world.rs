@@ -114,6 +114,7 @@ pub(super) struct World {
     abort: bool,
     paused: bool,
     promoted: u8,
+    ready: Option<i64>,
     freeze: Option<i64>,
     freeze_began: Option<i64>,
     looks: [Option<Look>; 2],
@@ -151,6 +152,7 @@ impl World {
             abort: false,
             paused: false,
             promoted: 0,
+            ready: None,
             freeze: None,
             freeze_began: None,
             looks: [None, None],
@@ -266,6 +268,7 @@ impl World {
             seen: Seen {
                 weights,
                 obstacles: vec![],
+                ready_at: self.ready.map(at),
                 gates: vec![gate],
                 blue_lost: lost(Side::Blue),
                 green_lost: lost(Side::Green),
@@ -344,6 +347,7 @@ impl World {
                     self.mark(next)?;
                 }
             }
+            Act::Prepare => self.ready = Some(self.now + 3),
             Act::Set(green) => {
                 self.set.push(green);
                 for i in 0..2 {
