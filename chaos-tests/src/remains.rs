@@ -19,6 +19,10 @@ const QUESTIONS: &[(&str, &[&str])] = &[
         &["get", "clusterversions.lockkeeper.dev", "-o", "yaml"],
     ),
     (
+        "clustercutovers.yaml",
+        &["get", "clustercutovers.lockkeeper.dev", "-o", "yaml"],
+    ),
+    (
         "controlplanenodes.yaml",
         &["get", "controlplanenodes.lockkeeper.dev", "-o", "yaml"],
     ),
