@@ -357,7 +357,7 @@ impl Course {
 
     /// Takes back what was prepared.
     async fn take_back(&mut self, object: &crds::ClusterCutover) -> Result<(), String> {
-        if !object.status.as_ref().is_some_and(|s| s.prepared_until.is_some()) {
+        if object.status.as_ref().is_none_or(|s| s.prepared_until.is_none()) {
             return Ok(());
         }
         self.stand(object).await;
