@@ -96,7 +96,8 @@ pub struct HttpGate {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub contains: Option<String>,
-    /// Certificates (PEM) of the authorities that may have signed the server's. Absent: those that browsers know.
+    /// Certificates (PEM) of the authorities that may have signed the server's. Absent: the image's own set of
+    /// public ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 65536))]
     pub ca_bundle: Option<String>,
