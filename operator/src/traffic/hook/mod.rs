@@ -48,6 +48,9 @@ impl Hook {
                 .filter(|certificates| !certificates.is_empty())
                 .ok_or_else(|| wrong(CA, "holds no certificate in PEM"))?;
             client = client.tls_certs_only(certificates);
+        } else if url.scheme() == "http" {
+            // No certificate will be looked at: an image without any is no reason to fail.
+            client = client.tls_certs_only([]);
         }
         if let Some(secret) = &spec.token_secret {
             if url.scheme() != "https" {
