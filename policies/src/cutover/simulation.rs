@@ -138,7 +138,7 @@ fn courses() -> impl Iterator<Item = Vec<Event>> {
 fn every_rule_is_needed() {
     for broken in Broken::TAKEN_OUT {
         let found = courses()
-            .take(20_000)
+            .take(6000)
             .any(|events| run_to_the_end(ALL, &events, broken).is_err());
         assert!(found, "{broken:?} was not noticed");
     }
@@ -157,7 +157,7 @@ fn started_too_late(broken: Broken) -> Result<(), TestCaseError> {
     let mut first = None;
     for _ in 0..200 {
         world.happen(&Event::Look(1))?;
-        if world.is_about_to_start_green() {
+        if world.second_is_about_to(&Act::Start(Side::Green)) {
             first = Some(());
             break;
         }
@@ -183,6 +183,42 @@ fn the_fence_is_needed() {
         started_too_late(Broken::NoFence),
         Err(TestCaseError::Fail(_))
     ));
+}
+
+/// One course in which an operator is about to set a weight, hangs, and another goes back and calls that an end.
+fn set_too_late(broken: Broken) -> Result<(), TestCaseError> {
+    let mut world = World::new(ALL, broken);
+    for event in [Event::Look(0), Event::Act(0), Event::Pass(1)]
+        .iter()
+        .cycle()
+        .take(60)
+    {
+        world.happen(event)?;
+        world.happen(&Event::Look(1))?;
+        if world.second_is_about_to(&Act::Set(10)) {
+            break;
+        }
+    }
+    assert!(world.second_is_about_to(&Act::Set(10)), "{:?}", world.stage());
+    world.happen(&Event::Abort)?;
+    for event in [Event::Look(0), Event::Act(0), Event::Pass(1)]
+        .iter()
+        .cycle()
+        .take(60)
+    {
+        world.happen(event)?;
+        if world.stage().is_end() {
+            break;
+        }
+    }
+    world.happen(&Event::Act(1))?;
+    world.settled()
+}
+
+#[test]
+fn an_end_waits_for_what_may_be_on_its_way() {
+    set_too_late(Broken::Nothing).unwrap();
+    assert!(set_too_late(Broken::EndsAtOnce).is_err());
 }
 
 /// The courses are no walks on the spot: each end is met, and each stage is one that a fault meets.

@@ -35,13 +35,12 @@ pub(super) enum Broken {
 }
 
 impl Broken {
-    /// Those that random courses find; [`Self::NoFence`] has a course of its own.
-    pub(super) const TAKEN_OUT: [Self; 6] = [
+    /// Those that random courses find; [`Self::NoFence`] and [`Self::EndsAtOnce`] have courses of their own.
+    pub(super) const TAKEN_OUT: [Self; 5] = [
         Self::UnknownIsStopped,
         Self::EndingIsStopped,
         Self::WritesOverOthers,
         Self::FreezeWithoutEnd,
-        Self::EndsAtOnce,
         Self::UnreadIsAsSet,
     ];
 }
@@ -170,11 +169,11 @@ impl World {
         all
     }
 
-    /// What the second operator's last look leads to.
-    pub(super) fn is_about_to_start_green(&self) -> bool {
-        self.looks[1].as_ref().is_some_and(|look| {
-            decide(&look.memory, &look.wanted, &look.seen, at(self.now)) == Act::Start(Side::Green)
-        })
+    /// Whether this is what the second operator's last look leads to.
+    pub(super) fn second_is_about_to(&self, act: &Act) -> bool {
+        self.looks[1]
+            .as_ref()
+            .is_some_and(|look| decide(&look.memory, &look.wanted, &look.seen, at(self.now)) == *act)
     }
 
     fn wanted(&self) -> Wanted {
