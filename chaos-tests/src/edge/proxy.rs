@@ -63,14 +63,13 @@ impl Proxy {
             .context("the edge's runtime API does not answer")?
     }
 
-    /// What is set now: blue's weight and green's, asked without Lockkeeper's help.
+    /// What is set now: blue's weight and green's, asked without Lockkeeper's help, and in one answer.
     pub async fn weights() -> Result<(u64, u64)> {
-        let mut found = [0, 0];
-        for (colour, weight) in [Colour::Blue, Colour::Green].into_iter().zip(&mut found) {
-            let answer = Self::say(&format!("get weight {BACKEND}/{}", colour.name())).await?;
-            *weight = set_weight(&answer).with_context(|| format!("the edge answers {answer:?}"))?;
-        }
-        Ok(found.into())
+        let answer = Self::say(&format!("show servers state {BACKEND}")).await?;
+        let weight = |colour: Colour| {
+            set_weight(&answer, colour).with_context(|| format!("the edge answers {answer:?}"))
+        };
+        Ok((weight(Colour::Blue)?, weight(Colour::Green)?))
     }
 
     /// Green's share of what is set, in percent.
@@ -104,9 +103,12 @@ impl Proxy {
     }
 }
 
-/// `75 (initial 100)`.
-fn set_weight(answer: &str) -> Option<u64> {
-    answer.split_whitespace().next()?.parse().ok()
+/// Column 4 is the server, column 8 its weight.
+fn set_weight(answer: &str, colour: Colour) -> Option<u64> {
+    let columns = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let mut lines = answer.lines().map(columns);
+    let line = lines.find(|line| line.get(3).is_some_and(|name| name == colour.name()))?;
+    line.get(7)?.parse().ok()
 }
 
 fn text() -> String {
@@ -138,7 +140,10 @@ mod tests {
     fn green_begins_without_a_share() {
         assert!(text().contains("server blue 10.81.0.11:30080 weight 100\n"));
         assert!(text().contains("server green 10.82.0.11:30080 weight 0\n"));
-        assert_eq!(set_weight("75 (initial 100)\n\n"), Some(75));
-        assert_eq!(set_weight("No such server.\n"), None);
+        let answer =
+            "1\n# be_id ...\n3 shop 1 blue 10.81.0.11 2 0 75 100 3\n3 shop 2 green 10.82.0.11 2 0 25 0 3\n";
+        assert_eq!(set_weight(answer, Colour::Blue), Some(75));
+        assert_eq!(set_weight(answer, Colour::Green), Some(25));
+        assert_eq!(set_weight("Can't find backend.\n", Colour::Green), None);
     }
 }

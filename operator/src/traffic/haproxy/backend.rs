@@ -141,18 +141,19 @@ impl Backend {
         let (is_blue, is_green) = (sum(&blue), sum(&green));
         let exact =
             is_blue + is_green > 0 && is_blue * u64::from(wanted.green) == is_green * u64::from(wanted.blue);
-        let mut changes: Vec<(&Server, u64)> = if exact {
-            Vec::new()
-        } else {
-            let blue = blue.into_iter().zip(new_blue);
-            blue.chain(green.into_iter().zip(new_green)).collect()
-        };
-        // Who gains goes first: at no moment is there nobody.
-        changes.sort_by_key(|(server, weight)| *weight < server.weight);
+        let mut changes: Vec<(u8, &Server, u64)> = Vec::new();
+        if !exact {
+            // One command after the other: at no moment is there nobody, nor has green more than before or after.
+            let blues = blue.into_iter().zip(new_blue);
+            changes.extend(blues.map(|(s, w)| (if w > s.weight { 0 } else { 3 }, s, w)));
+            let greens = green.into_iter().zip(new_green);
+            changes.extend(greens.map(|(s, w)| (if w < s.weight { 1 } else { 2 }, s, w)));
+        }
+        changes.sort_by_key(|(turn, _, _)| *turn);
         let mut commands: Vec<String> = changes
             .iter()
-            .filter(|(server, weight)| *weight != server.weight)
-            .map(|(server, weight)| format!("set weight {}/{} {weight}", self.backend, server.name))
+            .filter(|(_, server, weight)| *weight != server.weight)
+            .map(|(_, server, weight)| format!("set weight {}/{} {weight}", self.backend, server.name))
             .collect();
         if kept == KeptConnections::Close && self.tcp {
             let without = [(wanted.blue, &self.blue), (wanted.green, &self.green)];

@@ -9,20 +9,23 @@ const HEAVIEST: u64 = 256;
 /// servers may well begin with none). The sums are in the ratio of the shares exactly; within a colour they are as
 /// near to the configuration's ratio as whole numbers go.
 pub(super) fn spread(shares: Weights, blue: &[u64], green: &[u64]) -> (Vec<u64>, Vec<u64>) {
-    let factor = most(shares.blue, blue).min(most(shares.green, green)).max(1);
+    let factor = most(blue).min(most(green));
     (
         divide(u64::from(shares.blue) * factor, blue),
         divide(u64::from(shares.green) * factor, green),
     )
 }
 
-/// The largest factor at which no server of a colour gets more than [`HEAVIEST`].
-fn most(share: u8, initial: &[u64]) -> u64 {
+/// The largest factor at which no server of a colour gets more than [`HEAVIEST`], whatever the colour's share: the sum
+/// of all weights is then the same in every step, and from one to the next a colour only gains or only loses. At least
+/// 2, and 2 for one server a colour.
+fn most(initial: &[u64]) -> u64 {
     let sum: u64 = initial.iter().map(|weight| weight.max(&1)).sum();
     let largest = initial.iter().copied().max().unwrap_or(1).max(1);
-    (HEAVIEST * sum)
-        .checked_div(u64::from(share) * largest)
-        .unwrap_or(HEAVIEST)
+    match sum {
+        0 => HEAVIEST,
+        _ => HEAVIEST * sum / (100 * largest),
+    }
 }
 
 /// `total` in whole parts, in the ratio of `initial`; what rounding leaves goes to the largest remainders.
@@ -58,12 +61,12 @@ mod tests {
     fn uneven_colours_get_exact_shares() {
         assert_eq!(
             spread(Weights::of_green(25), &[100], &[0]),
-            (vec![225], vec![75]),
+            (vec![150], vec![50]),
             "one server each"
         );
         assert_eq!(
             spread(Weights::of_green(1), &[1, 1, 1], &[1, 1]),
-            (vec![231; 3], vec![4, 3])
+            (vec![165; 3], vec![3, 2])
         );
         assert_eq!(
             spread(Weights::BLUE, &[200, 100], &[7]).1,

@@ -194,8 +194,30 @@ async fn each_step_is_what_the_clients_get_and_what_is_read() {
     }
     // Blue's two servers keep the ratio of the configuration.
     let state = edge.say("show servers state app").await;
-    assert!(state.contains("blue1 127.0.0.1 2 0 200 100"), "{state}");
-    assert!(state.contains("blue2 127.0.0.1 2 0 100 50"), "{state}");
+    assert!(state.contains("blue1 127.0.0.1 2 0 133 100"), "{state}");
+    assert!(state.contains("blue2 127.0.0.1 2 0 67 50"), "{state}");
+}
+
+/// The commands one by one, as HAProxy obeys them.
+#[tokio::test]
+async fn on_the_way_green_has_never_more_than_before_or_after_and_somebody_always_has_some() {
+    let edge = Edge::start(&app("balance roundrobin").await).await;
+    let driver = edge.driver();
+    let mut before = 0;
+    for after in [1, 5, 25, 100, 0, 50, 0, 100, 99, 1, 0] {
+        let look = async || driver.look(&driver.endpoints[0]).await.unwrap();
+        let wanted = Weights::of_green(after);
+        for command in look().await.commands(wanted, KeptConnections::Leave).unwrap() {
+            edge.say(&command).await;
+            let now = look().await.shares().expect("somebody has a weight").green;
+            assert!(
+                now <= before.max(after),
+                "{now} % between {before} and {after}: {command}"
+            );
+        }
+        assert_eq!(driver.seen().await.unwrap().weights, wanted);
+        before = after;
+    }
 }
 
 #[tokio::test]
