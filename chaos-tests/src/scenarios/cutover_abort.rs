@@ -1,6 +1,7 @@
 //! A person gives the word to go back at 25 %.
 //!
-//! Seen failing: NOT YET.
+//! Not yet seen passing: its one run (seed 1) saw green at 28 % for a moment between 5 and 25; mended since, not run again.
+//! Not yet seen failing on purpose.
 
 use std::time::Duration;
 

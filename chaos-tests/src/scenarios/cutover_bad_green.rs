@@ -1,6 +1,6 @@
 //! Green begins to fail one request in ten when it has a quarter of the traffic. Its health checks stay well.
 //!
-//! Seen failing: NOT YET.
+//! Not yet seen failing on purpose.
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,6 @@
 //! Traffic goes from blue to green behind an HAProxy, step by step.
 //!
-//! Seen failing: NOT YET.
+//! Not yet seen failing on purpose.
 
 use std::time::Instant;
 

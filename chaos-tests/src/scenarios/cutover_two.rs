@@ -1,6 +1,6 @@
 //! Two cutovers of one target: the second waits, and says for whom.
 //!
-//! Seen failing: NOT YET.
+//! Not yet seen failing on purpose.
 
 use anyhow::{Result, ensure};
 use futures::FutureExt;
