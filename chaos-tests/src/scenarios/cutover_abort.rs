@@ -1,7 +1,7 @@
 //! A person gives the word to go back at 25 %.
 //!
-//! Not yet seen passing: its one run (seed 1) saw green at 28 % for a moment between 5 and 25; mended since, not run again.
-//! Not yet seen failing on purpose.
+//! Seen failing: a driver that set blue's weight before green's on the way up ("green's shares at the edge were
+//! [0, 5, 28, 25, 0]").
 
 use std::time::Duration;
 

@@ -1,7 +1,6 @@
 //! All operators are killed in the middle of every step.
 //!
-//! Not yet seen passing: its one run (seed 1) stopped at two operators where it looked for one; mended since, not run
-//! again. Not yet seen failing on purpose.
+//! Not yet seen failing on purpose.
 
 use std::time::{Duration, Instant};
 
