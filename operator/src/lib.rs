@@ -21,4 +21,5 @@ pub mod shutdown;
 pub mod store;
 pub mod telemetry;
 pub mod traffic;
+mod trust;
 pub mod view;

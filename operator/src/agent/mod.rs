@@ -73,7 +73,7 @@ use restore::Restorer;
 
 pub(crate) use cri::Cri;
 pub use guard::guard;
-pub(crate) use host::Host;
+pub(crate) use host::{Host, remove_tree};
 pub use proof::ProofConfig;
 pub use serve::{ServeError, serve};
 

@@ -127,7 +127,7 @@ fn prepare(host: &Host, directory: &Directory, parts: &[Part<'_>]) -> Result<(St
     }
     // The directory itself is the agent's; containers reach it by its path on the host.
     open_to_all(&files).map_err(failed)?;
-    let on_host = Path::new("/").join(files.strip_prefix(host.root()).unwrap_or(&files));
+    let on_host = host.on_host(&files);
     let mark = Utc::now().timestamp_nanos_opt().unwrap_or_default().to_string();
     rehearsal::render(parts, &on_host.to_string_lossy(), &mark).map_err(|e| e.to_string())
 }

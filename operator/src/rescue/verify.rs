@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::store::{BackupArgs, KeyArgs, StoreArgs, refused};
 use super::{NodeArgs, Output, RescueError, screen};
+use crate::agent::remove_tree;
 use crate::agent::rescue::check::{self, Verified};
 use crate::store::Manifest;
 
@@ -50,7 +51,7 @@ pub(super) async fn run(args: VerifyArgs, shutdown: &CancellationToken) -> Resul
     screen::tell(&format!("{name} ({} MiB) is fetched", manifest.size_bytes >> 20));
     // A directory of its own, so that whatever comes of it goes with it; a killed run's goes first.
     let own = scratch.join("lockkeeper-verify");
-    clear(&own)?;
+    remove_tree(&own)?;
     std::fs::create_dir_all(&own)?;
     let file = own.join("snapshot.db");
     let work = async {
@@ -70,17 +71,10 @@ pub(super) async fn run(args: VerifyArgs, shutdown: &CancellationToken) -> Resul
             .map_err(|why| refused(format_args!("{name}: {why}")))
     };
     let verified = work.await;
-    clear(&own)?;
+    remove_tree(&own)?;
     // It stays where something of somebody else's lies in it.
     let _ = std::fs::remove_dir(&scratch);
     report(&args, name, manifest, verified?.as_ref())
-}
-
-fn clear(own: &std::path::Path) -> std::io::Result<()> {
-    match std::fs::remove_dir_all(own) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }
 
 fn report(

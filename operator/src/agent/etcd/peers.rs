@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::members::Listed;
+use crate::trust;
 
 /// On the same machine.
 const ANSWER: Duration = Duration::from_secs(3);
@@ -40,6 +41,7 @@ struct Told {
 /// # Errors
 /// A sentence.
 pub(crate) async fn members(url: &str, files: Option<&PeerFiles>) -> Result<Vec<Listed>, String> {
+    let mut authorities = None;
     let mut client = reqwest::Client::builder().no_proxy().timeout(ANSWER);
     if let Some(files) = files {
         let said = |e: reqwest::Error| e.to_string();
@@ -47,9 +49,12 @@ pub(crate) async fn members(url: &str, files: Option<&PeerFiles>) -> Result<Vec<
         let mut pair = read(&files.certificate)?;
         pair.extend(read(&files.key)?);
         let own = reqwest::Identity::from_pem(&pair).map_err(said)?;
-        client = client.tls_certs_only([ca]).identity(own);
+        authorities = Some(vec![ca]);
+        client = client.identity(own);
     }
-    let client = client.build().map_err(|e| e.to_string())?;
+    let client = trust::only(authorities, url, client)
+        .build()
+        .map_err(|e| e.to_string())?;
     let asked = format!("{}/members", url.trim_end_matches('/'));
     let answer = client
         .get(&asked)

@@ -74,8 +74,7 @@ pub(super) async fn beginning(
         ));
     }
     let mut entry = blank(asked, seen, manifest);
-    let aside = data::aside_of(&host.reach(&entry.data), &entry.id);
-    entry.aside = Path::new("/").join(aside.strip_prefix(host.root()).unwrap_or(&aside));
+    entry.aside = host.on_host(&data::aside_of(&host.reach(&entry.data), &entry.id));
     let backup = chosen.described();
     engine::suits(&order(&entry, manifest, chosen, 0), &backup).map_err(StartError::Refused)?;
     for line in prospect(host, seen, manifest, &entry, &backup, chosen).await {

@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::api::chain;
+use crate::trust;
 
 /// Requests of one round that are under way at a time.
 const AT_ONCE: usize = 10;
@@ -246,19 +247,14 @@ impl Asker {
 
 /// Each request on a connection of its own: a kept one would ask one cluster for ever.
 fn client(http: &crds::HttpGate) -> Result<reqwest::Client, reqwest::Error> {
-    let mut builder = reqwest::Client::builder()
+    let pem = http.ca_bundle.as_deref().map(str::as_bytes);
+    let authorities = pem.map(reqwest::Certificate::from_pem_bundle).transpose()?;
+    let client = reqwest::Client::builder()
         .no_proxy()
         .redirect(Policy::none())
         .pool_max_idle_per_host(0)
         .user_agent(concat!("lockkeeper/", env!("CARGO_PKG_VERSION")));
-    if let Some(pem) = &http.ca_bundle {
-        let all = reqwest::Certificate::from_pem_bundle(pem.as_bytes())?;
-        builder = builder.tls_certs_only(all);
-    } else if http.url.starts_with("http://") {
-        // No certificate will be looked at: an image without any is no reason to fail.
-        builder = builder.tls_certs_only([]);
-    }
-    builder.build()
+    trust::only(authorities, &http.url, client).build()
 }
 
 #[cfg(test)]

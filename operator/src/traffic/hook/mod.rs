@@ -11,6 +11,7 @@ use lockkeeper_crds::HookTraffic;
 use reqwest::{Client, RequestBuilder, Response, Url, redirect};
 
 use super::{Secrets, Seen, TrafficError, Weights};
+use crate::trust;
 
 /// The longest that the endpoint may take: it asks a load balancer's own API, across the world perhaps.
 const LIMIT: Duration = Duration::from_secs(4);
@@ -39,19 +40,17 @@ impl Hook {
         if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
             return Err(wrong(URL, "must hold neither a user nor a query"));
         }
-        let mut client = Client::builder()
-            .timeout(LIMIT)
-            .redirect(redirect::Policy::none());
-        if let Some(pem) = &spec.ca_bundle {
-            let certificates = reqwest::Certificate::from_pem_bundle(pem.as_bytes())
+        let parsed = |pem: &String| {
+            reqwest::Certificate::from_pem_bundle(pem.as_bytes())
                 .ok()
                 .filter(|certificates| !certificates.is_empty())
-                .ok_or_else(|| wrong(CA, "holds no certificate in PEM"))?;
-            client = client.tls_certs_only(certificates);
-        } else if url.scheme() == "http" {
-            // No certificate will be looked at: an image without any is no reason to fail.
-            client = client.tls_certs_only([]);
-        }
+                .ok_or_else(|| wrong(CA, "holds no certificate in PEM"))
+        };
+        let authorities = spec.ca_bundle.as_ref().map(parsed).transpose()?;
+        let client = Client::builder()
+            .timeout(LIMIT)
+            .redirect(redirect::Policy::none());
+        let mut client = trust::only(authorities, url.as_str(), client);
         if let Some(secret) = &spec.token_secret {
             if url.scheme() != "https" {
                 return Err(wrong(
