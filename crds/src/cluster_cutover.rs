@@ -1,9 +1,11 @@
 //! `ClusterCutover`: traffic and duty go from one cluster to another in weighted steps, and back.
 
+mod duty;
 mod gates;
 mod status;
 mod traffic;
 
+pub use duty::*;
 pub use gates::*;
 pub use status::*;
 pub use traffic::*;
@@ -66,7 +68,7 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("self.blue == oldSelf.blue && self.green == oldSelf.green && self.traffic == oldSelf.traffic && self.steps == oldSelf.steps && self.gates == oldSelf.gates && has(self.budget) == has(oldSelf.budget) && (!has(self.budget) || self.budget == oldSelf.budget) && self.rollbackWindowSeconds == oldSelf.rollbackWindowSeconds && self.whenLost == oldSelf.whenLost").message("a ClusterCutover cannot be changed but for spec.promote, spec.paused and spec.abort: make a new one"),
+    validation = Rule::new("self.blue == oldSelf.blue && self.green == oldSelf.green && self.traffic == oldSelf.traffic && self.steps == oldSelf.steps && self.gates == oldSelf.gates && has(self.budget) == has(oldSelf.budget) && (!has(self.budget) || self.budget == oldSelf.budget) && self.rollbackWindowSeconds == oldSelf.rollbackWindowSeconds && self.whenLost == oldSelf.whenLost && self.singletons == oldSelf.singletons && self.handOverSeconds == oldSelf.handOverSeconds && has(self.freeze) == has(oldSelf.freeze) && (!has(self.freeze) || self.freeze == oldSelf.freeze)").message("a ClusterCutover cannot be changed but for spec.promote, spec.paused and spec.abort: make a new one"),
     validation = Rule::new("!oldSelf.abort || self.abort").message("spec.abort was given and cannot be taken back: make a new ClusterCutover to begin again"),
     validation = Rule::new("self.promote >= oldSelf.promote").message("spec.promote can only be raised: set spec.abort to go back"),
     validation = Rule::new("!(self.blue.thisCluster && self.green.thisCluster)").message("spec.blue and spec.green are both this cluster: a cutover goes from one cluster to another").field_path(".green"),
@@ -87,6 +89,23 @@ pub struct ClusterCutoverSpec {
     #[x_kube(validation = Rule::new("self[size(self) - 1].green == 100").message("spec.steps do not end at 100: the last step gives green all traffic"))]
     #[x_kube(validation = Rule::new("self.all(a, self.exists_one(b, b.green == a.green)) && self.map(s, s.green).isSorted()").message("spec.steps do not rise: each step's green must be more than the one before"))]
     pub steps: Vec<CutoverStep>,
+
+    /// What must run in exactly one of the clusters: handed over from blue to green before the last step, one stopped
+    /// before the other is started, and back the same way.
+    #[serde(default)]
+    #[schemars(length(max = 50))]
+    #[x_kube(validation = Rule::new("self.all(a, self.exists_one(b, b == a))").message("spec.singletons names something twice"))]
+    pub singletons: Vec<Singleton>,
+
+    /// Seconds that the hand-over of the singletons may take; then all goes back.
+    #[serde(default = "hand_over")]
+    #[schemars(range(min = 10, max = 7200))]
+    pub hand_over_seconds: u32,
+
+    /// Writes that blue refuses during the hand-over. Absent: none. Once they are let through again with green at work,
+    /// going back loses what green has taken: from then on only a person (`spec.abort`) does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freeze: Option<Freeze>,
 
     /// What must hold before the first step, in each one, and as long as there is a way back.
     #[serde(default)]
@@ -120,6 +139,11 @@ pub struct ClusterCutoverSpec {
     /// True: all traffic goes back to blue, and the cutover ends. It cannot be taken back.
     #[serde(default)]
     pub abort: bool,
+}
+
+const fn hand_over() -> u32 {
+    // Jobs that run are waited for.
+    600
 }
 
 const fn rollback_window() -> u32 {

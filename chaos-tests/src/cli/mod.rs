@@ -165,6 +165,13 @@ enum Command {
         listen: SocketAddr,
     },
     #[command(hide = true)]
+    Work {
+        #[arg(long)]
+        colour: String,
+        #[arg(long)]
+        job: bool,
+    },
+    #[command(hide = true)]
     NodeLaunch { spec: PathBuf },
     #[command(hide = true)]
     NodeInit { spec: PathBuf },
@@ -218,10 +225,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::NodeLaunch { spec } => crate::node::init::launch(&spec)?,
         Command::NodeInit { spec } => crate::node::init::run(&spec)?,
         Command::S3Proxy { listen, to, control } => {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
-            runtime.block_on(crate::s3_proxy::serve(listen, to, control))?;
+            on_this_thread(crate::s3_proxy::serve(listen, to, control))?;
         }
         Command::Build => build_all()?,
         Command::Env => print!("{}", paths::env()?),
@@ -291,10 +295,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             out,
         } => {
             interrupt::listen()?;
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
-            runtime.block_on(crate::load::run(LoadOptions {
+            on_this_thread(crate::load::run(LoadOptions {
                 server,
                 kubeconfig,
                 rate,
@@ -302,14 +303,21 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             }))?;
         }
         Command::Colour { colour, listen } => {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
-            runtime.block_on(crate::edge::app::serve(colour, listen))?;
+            on_this_thread(crate::edge::app::serve(colour, listen))?;
+        }
+        Command::Work { colour, job } => {
+            on_this_thread(crate::edge::ledger::work(colour, job))?;
         }
         Command::Probe => crate::scenarios::probe()?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn on_this_thread(work: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(work)
 }
 
 /// Becomes the command: terminal, signals and exit status are its own.

@@ -23,6 +23,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 impl<'a> Pair<'a> {
     /// Installs Lockkeeper in blue, with leave to read green's kubeconfig and nothing else.
     pub async fn install(&self) -> Result<()> {
+        self.install_with(&[]).await
+    }
+
+    /// The same, with more values for helm.
+    pub async fn install_with(&self, more: &[&str]) -> Result<()> {
         let client = self.client(Colour::Blue).await?;
         let green = self.kubeconfig(Colour::Green)?;
         let objects = [
@@ -41,7 +46,9 @@ impl<'a> Pair<'a> {
             "cutover.enabled=true",
             &format!("cutover.secretNames={{{SECRET}}}"),
         ];
-        install.set.extend(own.map(str::to_owned));
+        install
+            .set
+            .extend(own.iter().chain(more).map(|&value| value.to_owned()));
         self.scene.lab.install(&install, &self.scene.progress)
     }
 
@@ -76,6 +83,8 @@ pub struct Plan {
     pub gate: String,
     /// Requests in a round of the gate, of which there is one a second; two rounds that fail send all back.
     pub requests: u32,
+    /// More fields of its spec.
+    pub more: Value,
 }
 
 /// Rounds of a gate that must fail in a row.
@@ -89,7 +98,7 @@ impl Plan {
             .map(|green| json!({"green": green, "soakSeconds": self.soak}))
             .collect();
         let (address, port) = RUNTIME_API;
-        json!({
+        let mut spec = json!({
             "blue": {"thisCluster": true},
             "green": {"kubeconfigSecret": {"name": SECRET}},
             "traffic": {"haproxy": {
@@ -102,7 +111,11 @@ impl Plan {
                 "http": {"url": self.gate, "requests": self.requests},
             }],
             "rollbackWindowSeconds": self.window,
-        })
+        });
+        if let (Value::Object(spec), Value::Object(more)) = (&mut spec, &self.more) {
+            spec.extend(more.clone());
+        }
+        spec
     }
 }
 

@@ -10,11 +10,13 @@
 //! | `app` | what answers with its colour, as a program and as objects |
 //! | `proxy` | HAProxy with both colours' servers |
 //! | `course` | a ClusterCutover, and the weights that the edge really has |
+//! | `ledger` | what runs in one cluster only, and where it writes who it is |
 //! | `clients` | who asks all the time, and what they were answered |
 
 pub mod app;
 mod clients;
 mod course;
+pub mod ledger;
 mod network;
 mod proxy;
 

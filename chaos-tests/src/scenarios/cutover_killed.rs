@@ -61,7 +61,7 @@ async fn play(scene: &Scene) -> Result<String> {
 }
 
 /// Kills the processes, and has their pods replaced at once: the kubelet's growing pauses are not what is shown here.
-async fn kill(pair: &Pair<'_>) -> Result<()> {
+pub(super) async fn kill(pair: &Pair<'_>) -> Result<()> {
     let node = pair.scene.lab.node("cp1")?;
     // The one that leads, and the one that waits for its end: killing nobody is an error.
     let hit = pair.scene.lab.kill(node.name(), "operator")?;

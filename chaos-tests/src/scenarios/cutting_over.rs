@@ -21,6 +21,7 @@ pub(super) fn plan(steps: &[u8]) -> Plan {
         window: 5,
         gate: format!("http://{}/", crate::edge::PROXY),
         requests: 10,
+        more: serde_json::Value::Null,
     }
 }
 

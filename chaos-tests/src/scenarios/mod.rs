@@ -10,8 +10,10 @@ mod backup_schedule;
 mod blocked_by_rehearsal;
 mod cutover_abort;
 mod cutover_bad_green;
+mod cutover_freeze;
 mod cutover_haproxy;
 mod cutover_killed;
+mod cutover_singletons;
 mod cutover_two;
 mod cutting_over;
 mod encrypted;
@@ -104,6 +106,8 @@ pub const ALL: &[Scenario] = &[
     cutover_bad_green::SCENARIO,
     cutover_killed::SCENARIO,
     cutover_two::SCENARIO,
+    cutover_singletons::SCENARIO,
+    cutover_freeze::SCENARIO,
 ];
 
 /// Three nodes that have the target's images too.

@@ -5,7 +5,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Weights;
+use super::{FreezeStatus, SingletonStatus, Weights};
 use crate::{Check, Held};
 
 /// Where a cutover stands.
@@ -100,6 +100,13 @@ pub struct ClusterCutoverStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["colour".into()]))]
     #[serde(default)]
     pub clusters: Vec<CutoverCluster>,
+    /// What must run once, and where it was seen; absent where nothing does.
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["what".into()]))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub singletons: Vec<SingletonStatus>,
+    /// Writes that blue refuses; absent where `spec.freeze` is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freeze: Option<FreezeStatus>,
     /// Whether all could still go back.
     #[serde(default)]
     pub rollback: RollbackStatus,
@@ -212,6 +219,15 @@ pub struct CutoverMemory {
     /// When its weights were first seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reached: Option<Time>,
+    /// The longest end of a freeze that may be in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen_until: Option<Time>,
+    /// The hand-over has begun: what runs once may be anywhere.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub handed: bool,
+    /// The freeze was lifted after the hand-over: green may hold writes that blue has not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub diverged: bool,
     /// Why it goes back, or how it ended.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
@@ -224,6 +240,8 @@ pub enum CutoverStage {
     Checking,
     /// In a step.
     Step,
+    /// What runs once is stopped in blue and started in green.
+    HandingOver,
     /// Green has all; blue is kept.
     Window,
     /// All goes back.

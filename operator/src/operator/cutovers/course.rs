@@ -7,11 +7,13 @@ use chrono::{DateTime, TimeDelta, Utc};
 use kube::{Resource as _, ResourceExt as _};
 use lockkeeper_crds as crds;
 use lockkeeper_crds::{CheckResult, Weights};
-use lockkeeper_policies::cutover::{self, Act, Duty, Memory, Obstacle, Seen, Spent, Stage, Wanted};
+use lockkeeper_policies::cutover::{self, Act, Memory, Obstacle, Seen, Side, Spent, Stage, Wanted};
 use tokio::sync::{Mutex, Notify};
 use tokio::time::{Instant, timeout};
 
 use super::clusters::{Cluster, Health};
+use super::duties::{self, Found, Sense};
+use super::freeze::Freezer;
 use super::gates::Gates;
 use super::ground::Ground;
 use super::status::{self, Facts, Traffic};
@@ -77,6 +79,8 @@ struct Look {
     traffic: Traffic,
     checks: Vec<crds::Check>,
     unsaved: Spent,
+    /// What runs once, in blue and in green.
+    duties: [Vec<Found>; 2],
 }
 
 impl Course {
@@ -138,7 +142,7 @@ impl Course {
             Stage::Checking => Some(beginning.lock().await),
             _ => None,
         };
-        let look = self.look(&object, memory).await?;
+        let look = self.look(&object, memory, now).await?;
         let act = cutover::decide(&look.memory, &look.wanted, &look.seen, now);
         let after = match &act {
             Act::Mark(next) => {
@@ -167,9 +171,9 @@ impl Course {
                 After::Wait(AGAIN)
             }
             Act::Stop(..) | Act::Start(_) | Act::Freeze(_) | Act::Thaw => {
-                // The schema knows neither singletons nor freezes yet, so the protocol is not asked for them.
-                tracing::error!(cutover = self.name, ?act, "an act that was not asked for");
-                After::Wait(RETRY)
+                self.leadership.check()?;
+                self.hand_over(&object, &act, &look.duties, now).await;
+                After::Wait(AGAIN)
             }
         };
         self.write(&object, &look, &act, &look.memory, now).await?;
@@ -197,7 +201,12 @@ impl Course {
         gates.ask(sight::moment(memory.stage));
     }
 
-    async fn look(&mut self, object: &crds::ClusterCutover, memory: Memory) -> Result<Look, PassError> {
+    async fn look(
+        &mut self,
+        object: &crds::ClusterCutover,
+        memory: Memory,
+        now: DateTime<Utc>,
+    ) -> Result<Look, PassError> {
         let mut checks = Vec::new();
         let (Some(ground), Some(gates)) = (&self.state.ground, &self.state.gates) else {
             // `stand` has made both.
@@ -210,7 +219,19 @@ impl Course {
             let others = self.hands.list_cutovers().await?;
             (checks, self.state.uids) = preflight::look(&self.name, &object.spec, ground, &others).await;
         }
-        let (weights, traffic) = ground.traffic().await;
+        let all = duties_at(&memory, &object.spec);
+        let ((weights, traffic), blue, green, frozen) = tokio::join!(
+            ground.traffic(),
+            duties::look(&ground.blue, all, now),
+            duties::look(&ground.green, all, now),
+            self.frozen(ground, object, &memory),
+        );
+        // Which of the two is to be stopped.
+        let (in_blue, in_green) = match memory.stage {
+            Stage::Back => (Sense::Start, Sense::Stop),
+            Stage::Checking => (Sense::Stop, Sense::Stop),
+            _ => (Sense::Stop, Sense::Start),
+        };
         let unsaved = gates.unsaved();
         let lost = |cluster: &Result<Cluster, String>| match cluster {
             Ok(cluster) => cluster.health().lost,
@@ -227,9 +248,9 @@ impl Course {
             gates: gates.standing(memory.since, memory.reached),
             blue_lost: lost(&ground.blue),
             green_lost: lost(&ground.green),
-            blue: Duty::Stopped(None),
-            green: Duty::Stopped(None),
-            frozen: Some(false),
+            blue: duties::together(&blue, in_blue),
+            green: duties::together(&green, in_green),
+            frozen,
             spent: Spent {
                 failed_requests: memory.spent.failed_requests + unsaved.failed_requests,
                 failing_seconds: memory.spent.failing_seconds + unsaved.failing_seconds,
@@ -242,7 +263,60 @@ impl Course {
             traffic,
             checks,
             unsaved,
+            duties: [blue, green],
         })
+    }
+
+    /// Whether blue refuses writes; asked only where a freeze may be in force.
+    async fn frozen(&self, ground: &Ground, object: &crds::ClusterCutover, memory: &Memory) -> Option<bool> {
+        let (Some(spec), Some(_)) = (&object.spec.freeze, memory.frozen_until) else {
+            return Some(false);
+        };
+        let blue = ground.blue.as_ref().ok().filter(|c| c.health().lost.is_none())?;
+        Freezer::new(blue, spec, &self.name, &self.uid).is_there().await
+    }
+
+    /// One act on what runs once, or on the freeze. What was not done is done by a later look.
+    async fn hand_over(
+        &mut self,
+        object: &crds::ClusterCutover,
+        act: &Act,
+        [blue, green]: &[Vec<Found>; 2],
+        now: DateTime<Utc>,
+    ) {
+        let Some(ground) = &self.state.ground else { return };
+        let all = &object.spec.singletons;
+        let of = |side: Side| match side {
+            Side::Blue => (&ground.blue, blue, green),
+            Side::Green => (&ground.green, green, blue),
+        };
+        let freezer = |cluster| {
+            let spec = object.spec.freeze.as_ref()?;
+            Some(Freezer::new(cluster, spec, &self.name, &self.uid))
+        };
+        let told = match act {
+            Act::Stop(side, fence) => match of(*side) {
+                (Ok(cluster), found, _) => duties::stop(cluster, all, found, *fence, now).await,
+                (Err(why), ..) => Err(why.clone()),
+            },
+            Act::Start(side) => match of(*side) {
+                (Ok(cluster), found, other) => duties::start(cluster, all, found, other).await,
+                (Err(why), ..) => Err(why.clone()),
+            },
+            Act::Freeze(_) | Act::Thaw => match ground.blue.as_ref().map(freezer) {
+                Ok(Some(freezer)) => match act {
+                    Act::Freeze(until) => freezer.begin(*until, now).await,
+                    _ => freezer.end().await,
+                },
+                Ok(None) => Ok(()),
+                Err(why) => Err(why.clone()),
+            },
+            Act::Wait(_) | Act::Mark(_) | Act::Prepare | Act::Set(_) => Ok(()),
+        };
+        if let Err(why) = &told {
+            tracing::warn!(cutover = self.name, ?act, why, "not done yet");
+        }
+        self.state.trouble = told.err();
     }
 
     /// Makes what moves the traffic ready for changes.
@@ -336,6 +410,7 @@ impl Course {
                 .unwrap_or_default(),
             prepared_until: self.state.prepared_until,
             trouble: self.state.trouble.as_deref(),
+            singletons: duties::rows(&object.spec.singletons, &look.duties[0], &look.duties[1]),
             now,
         };
         let Some(next) = status::build(&facts) else {
@@ -388,6 +463,17 @@ impl Course {
 }
 
 /// A deletion waits for its end.
+/// What runs once, where the protocol asks for it. On the way back the traffic does not wait for a look at the rest.
+fn duties_at<'a>(memory: &Memory, spec: &'a crds::ClusterCutoverSpec) -> &'a [crds::Singleton] {
+    let asked = match memory.stage {
+        Stage::Checking | Stage::HandingOver => true,
+        Stage::Step(_) | Stage::Window => memory.handed,
+        Stage::Back => memory.handed && memory.reached.is_some(),
+        Stage::Completed | Stage::RolledBack => false,
+    };
+    if asked { &spec.singletons } else { &[] }
+}
+
 fn is_held(object: &crds::ClusterCutover) -> bool {
     object.finalizers().iter().any(|f| f == FINALIZER)
 }

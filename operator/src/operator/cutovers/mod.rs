@@ -11,6 +11,7 @@
 //! | `course` | the loop of one cutover: look, ask the protocol, do the one thing, tell |
 //! | `ground` | what one stands on: clusters and driver, from Secrets |
 //! | `clusters`, `gates` | what is asked all the time |
+//! | `duties`, `freeze` | what runs in one of the clusters only; writes that blue refuses meanwhile |
 //! | `preflight` | what is asked before anything is touched |
 //! | `act` | reading and writing objects of this cluster |
 //!
@@ -19,6 +20,8 @@
 mod act;
 mod clusters;
 mod course;
+mod duties;
+mod freeze;
 mod gates;
 mod ground;
 mod preflight;

@@ -204,6 +204,9 @@ mod tests {
                     step: 0,
                     since: crate::operator::wanted::kube_time(chrono::Utc::now()).unwrap(),
                     reached: None,
+                    frozen_until: None,
+                    handed: false,
+                    diverged: false,
                     reason: String::new(),
                 }),
                 ..crds::ClusterCutoverStatus::default()

@@ -45,9 +45,12 @@ pub(super) fn wanted(object: &crds::ClusterCutover, settles: Duration) -> Wanted
         lost_after: TimeDelta::seconds(spec.when_lost.after_seconds.into()),
         blue_lost: loss(spec.when_lost.blue),
         green_lost: loss(spec.when_lost.green),
-        hand_over: false,
-        hand_over_limit: TimeDelta::MAX,
-        freeze: None,
+        hand_over: !spec.singletons.is_empty(),
+        hand_over_limit: TimeDelta::seconds(spec.hand_over_seconds.into()),
+        freeze: spec
+            .freeze
+            .as_ref()
+            .map(|f| TimeDelta::seconds(f.longest_seconds.into())),
     }
 }
 
@@ -62,6 +65,7 @@ pub(super) fn memory(object: &crds::ClusterCutover, now: DateTime<Utc>) -> Memor
         stage: match kept.stage {
             CutoverStage::Checking => Stage::Checking,
             CutoverStage::Step => Stage::Step(step.min(object.spec.steps.len().saturating_sub(1))),
+            CutoverStage::HandingOver => Stage::HandingOver,
             CutoverStage::Window => Stage::Window,
             CutoverStage::Back => Stage::Back,
             CutoverStage::Completed => Stage::Completed,
@@ -69,9 +73,11 @@ pub(super) fn memory(object: &crds::ClusterCutover, now: DateTime<Utc>) -> Memor
         },
         since: chrono_time(&kept.since).unwrap_or(now),
         reached: kept.reached.as_ref().and_then(chrono_time),
+        frozen_until: kept.frozen_until.as_ref().and_then(chrono_time),
+        handed: kept.handed,
+        diverged: kept.diverged,
         spent: status.map(|s| spent(s.spent)).unwrap_or_default(),
         reason: kept.reason.clone(),
-        ..Memory::new(now)
     }
 }
 
@@ -90,6 +96,9 @@ pub(super) fn kept(memory: &Memory) -> Option<crds::CutoverMemory> {
         step,
         since: kube_time(memory.since)?,
         reached: memory.reached.and_then(kube_time),
+        frozen_until: memory.frozen_until.and_then(kube_time),
+        handed: memory.handed,
+        diverged: memory.diverged,
         reason: memory.reason.clone(),
     })
 }
@@ -98,8 +107,7 @@ pub(super) fn kept(memory: &Memory) -> Option<crds::CutoverMemory> {
 pub(super) fn stage_out(stage: Stage) -> (CutoverStage, u32) {
     match stage {
         Stage::Checking => (CutoverStage::Checking, 0),
-        // Only with what the schema does not let through yet: singletons and freezes.
-        Stage::HandingOver => (CutoverStage::Step, 0),
+        Stage::HandingOver => (CutoverStage::HandingOver, 0),
         Stage::Step(i) => (CutoverStage::Step, u32::try_from(i).unwrap_or(u32::MAX)),
         Stage::Window => (CutoverStage::Window, 0),
         Stage::Back => (CutoverStage::Back, 0),
@@ -129,6 +137,7 @@ mod tests {
         for stage in [
             Stage::Checking,
             Stage::Step(1),
+            Stage::HandingOver,
             Stage::Window,
             Stage::Back,
             Stage::RolledBack,
@@ -136,6 +145,9 @@ mod tests {
             let memory = Memory {
                 stage,
                 reached: Some(now + TimeDelta::seconds(7)),
+                frozen_until: Some(now + TimeDelta::seconds(60)),
+                handed: true,
+                diverged: stage == Stage::Window,
                 reason: "a gate".to_owned(),
                 ..Memory::new(now)
             };

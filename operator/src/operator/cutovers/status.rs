@@ -1,6 +1,7 @@
 //! From what was seen and decided to the status that people and tools read. Pure.
 
 use chrono::{DateTime, Utc};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use lockkeeper_crds as crds;
 use lockkeeper_crds::{Colour, CutoverState, Tristate, Weights, condition, set_condition};
 use lockkeeper_policies::cutover::{Act, Memory, Reason, Seen, Stage, Wanted, share};
@@ -36,6 +37,8 @@ pub(super) struct Facts<'a> {
     pub(super) prepared_until: Option<DateTime<Utc>>,
     /// Why the last act was not done.
     pub(super) trouble: Option<&'a str>,
+    /// What runs once; empty: it was not looked at.
+    pub(super) singletons: Vec<crds::SingletonStatus>,
     pub(super) now: DateTime<Utc>,
 }
 
@@ -76,6 +79,17 @@ pub(super) fn build(facts: &Facts<'_>) -> Option<crds::ClusterCutoverStatus> {
             failing_seconds: facts.seen.spent.failing_seconds,
         },
         clusters: clusters(facts, &before),
+        singletons: if facts.singletons.is_empty() {
+            before.singletons.clone()
+        } else {
+            facts.singletons.clone()
+        },
+        freeze: facts
+            .object
+            .spec
+            .freeze
+            .as_ref()
+            .map(|_| freeze(facts, &before, &now)),
         rollback: rollback(facts),
         held: held.map(|h| crds::Held {
             reason: h.reason.to_string(),
@@ -148,6 +162,7 @@ fn message(facts: &Facts<'_>, held: Option<&str>) -> String {
         Stage::RolledBack => format!("blue has all traffic: {}", facts.memory.reason),
         Stage::Back => format!("all traffic goes back to blue: {}", facts.memory.reason),
         Stage::Checking => "what must hold before the first step is looked at".to_owned(),
+        Stage::HandingOver => "what runs once is handed over from blue to green".to_owned(),
         _ => format!("green gets {share} %"),
     }
 }
@@ -208,6 +223,29 @@ fn clusters(facts: &Facts<'_>, before: &crds::ClusterCutoverStatus) -> Vec<crds:
         .collect()
 }
 
+fn freeze(facts: &Facts<'_>, before: &crds::ClusterCutoverStatus, now: &Time) -> crds::FreezeStatus {
+    let before = before.freeze.clone().unwrap_or_default();
+    match facts.seen.frozen {
+        Some(true) => crds::FreezeStatus {
+            frozen: Some(true),
+            since: before.since.or_else(|| Some(now.clone())),
+            seconds: None,
+        },
+        Some(false) => crds::FreezeStatus {
+            frozen: Some(false),
+            since: None,
+            seconds: before
+                .since
+                .map(|since| now.0.as_second() - since.0.as_second())
+                .or(before.seconds),
+        },
+        None => crds::FreezeStatus {
+            frozen: None,
+            ..before
+        },
+    }
+}
+
 fn rollback(facts: &Facts<'_>) -> crds::RollbackStatus {
     let until = (facts.memory.stage == Stage::Window)
         .then(|| facts.memory.since + facts.wanted.window)
@@ -217,6 +255,11 @@ fn rollback(facts: &Facts<'_>) -> crds::RollbackStatus {
         Stage::Step(_) | Stage::HandingOver | Stage::Window if facts.memory.diverged => (
             false,
             "green has taken writes that blue has not: spec.abort sends the traffic back and leaves them behind",
+        ),
+        // Before it happens, and not only after.
+        Stage::Step(_) | Stage::HandingOver if facts.wanted.freeze.is_some() => (
+            true,
+            "spec.abort sends all traffic back to blue; once blue's freeze is lifted after the hand-over, that would leave behind what green has taken",
         ),
         Stage::Step(_) | Stage::HandingOver | Stage::Window => {
             (true, "spec.abort sends all traffic back to blue")

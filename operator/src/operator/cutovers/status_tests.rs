@@ -51,6 +51,7 @@ fn built(
         targets: vec!["haproxy a/b".to_owned()],
         prepared_until: None,
         trouble: None,
+        singletons: vec![],
         now: now() + TimeDelta::seconds(5),
     })
     .unwrap()
