@@ -5,26 +5,29 @@
 //! of before is still valid, and three members vote.
 //!
 //! Or the machines are there, and all three etcd data directories are destroyed: then `lockkeeper rescue` alone does it,
-//! beside agents that live on.
+//! beside agents that live on, with a copy of the bucket in a directory and the passphrase.
+//!
+//! The backup was drilled while all was well: an API server read the encrypted Secrets on it.
 //!
 //! The seed chooses which, the machine that begins, and when the restore is killed on its way.
 //!
 //! Seen failing: with the restored `sa.key` and `sa.pub` removed before `kubeadm init`, which then made new ones ("the
 //! ServiceAccount token of before is not taken: ... 401"); and with another key in the restored encryption configuration
-//! (the API server does not become ready: "waited 240 s for the API to be back"). The course in which the data alone are
-//! lost was not run yet.
+//! (the API server does not become ready: "waited 240 s for the API to be back").
 
 mod evidence;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::{Node as KubeNode, Secret};
-use kube::api::Api;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::{Api, PostParams};
 use lockkeeper::store::Identities;
 use lockkeeper_crds::Strategy;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use evidence::{
     ENCRYPTION, encrypt_at_rest, encrypted, keep_a_secret, kept_config, manifest, secret_file, token, valid,
@@ -36,7 +39,9 @@ use super::rescuing::{
 };
 use super::restoring::{Notes, Stage};
 use super::{Scenario, Suite};
+use crate::cache::hex;
 use crate::fabric::{BUCKET, S3Keys, s3_endpoint};
+use crate::install::{Install, NAMESPACE, STORE_SECRET};
 use crate::kubeadm;
 use crate::lockkeeper::{Backups, Keeper, runs};
 use crate::progress::spoken;
@@ -58,6 +63,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// The store's name and prefix.
 const STORE: &str = "all-lost";
 const BACKUP: &str = "the-last-one";
+/// What opens it, in the cluster.
+const SECRET: &str = "all-lost-key";
 /// Where a person puts what was kept elsewhere, on the nodes.
 const KEPT: &str = "/var/lib/lockkeeper-rescue";
 /// What `kubeadm init` leaves to later, so that no API server runs on an etcd without data: kubelets that hear of an
@@ -72,35 +79,33 @@ async fn play(scene: &Scene) -> Result<String> {
     let secret = keep_a_secret(scene).await?;
     let token = token(scene)?;
     valid(scene, &token).await.context("before anything was lost")?;
-    let (_, public, key) = Identities::generate();
-    let backups = Backups::of(
-        scene,
-        &keeper,
-        STORE,
-        &json!({"encryption": {"recipients": [public]}}),
-    )
-    .await?;
-    backups.begin(BACKUP, &json!({"include": ["PKI"]})).await?;
-    backups.stored(BACKUP).await?;
+    let machines = scene.below(3) > 0;
+    let kept = Kept::new(machines);
+    let backups = Backups::of(scene, &keeper, STORE, &kept.secret_in(scene).await?).await?;
+    let drilled = json!({"include": ["PKI"], "proof": "Drilled"});
+    backups.begin(BACKUP, &drilled).await?;
+    let is_drilled = |c: &Condition| c.type_ == "Drilled" && c.status == "True";
+    backups
+        .reaches(BACKUP, "to be drilled", |s| s.conditions.iter().any(is_drilled))
+        .await?;
     stage.write_after(&then).await?;
 
     let mut names: Vec<String> = scene.lab.nodes().iter().map(|n| n.name().to_owned()).collect();
-    let machines = scene.below(3) > 0;
     let first = names.remove(usize::try_from(scene.below(names.len() as u64))?);
     let began = Instant::now();
     if machines {
         scene.say(format_args!(
             "all machines are lost; {first} is the first of the new ones"
         ));
-        lose_everything(scene, &key).await?;
-        begin_anew(scene, &first)?;
+        lose_everything(scene, &kept).await?;
+        begin_anew(scene, &first, &kept)?;
     } else {
         scene.say(format_args!(
             "all members' data are lost; {first} is the first to have some again"
         ));
-        lose_the_data(scene, &key, &first, &names).await?;
+        lose_the_data(scene, &kept, &first, &names).await?;
     }
-    restore(scene, &first)?;
+    restore(scene, &first, &kept)?;
     let etcd_back = began.elapsed();
     if machines {
         let node = scene.lab.node(&first)?;
@@ -112,7 +117,7 @@ async fn play(scene: &Scene) -> Result<String> {
     as_at_the_backup(scene, &stage, &then, &secret, &token).await?;
     for node in &names {
         if machines {
-            join(scene, &first, node).await?;
+            join(scene, &first, node, &kept).await?;
         } else {
             rejoin(scene, node, &first)?;
         }
@@ -144,7 +149,7 @@ async fn play(scene: &Scene) -> Result<String> {
 }
 
 /// Three new machines, with what a person kept elsewhere.
-async fn lose_everything(scene: &Scene, key: &str) -> Result<()> {
+async fn lose_everything(scene: &Scene, kept: &Kept) -> Result<()> {
     let names: Vec<String> = scene.lab.nodes().iter().map(|n| n.name().to_owned()).collect();
     for node in &names {
         scene.lab.power_cut(node)?;
@@ -161,15 +166,15 @@ async fn lose_everything(scene: &Scene, key: &str) -> Result<()> {
             node.name()
         );
     }
-    bring_what_was_kept(scene, key)?;
+    kept.bring(scene)?;
     // Its registry has the image still.
     let binary = scene.install.binary.as_ref().context("no `lockkeeper`")?;
     scene.lab.import_lockkeeper(binary)
 }
 
 /// All three data directories hold garbage; the other nodes are fenced.
-async fn lose_the_data(scene: &Scene, key: &str, first: &str, others: &[String]) -> Result<()> {
-    bring_what_was_kept(scene, key)?;
+async fn lose_the_data(scene: &Scene, kept: &Kept, first: &str, others: &[String]) -> Result<()> {
+    kept.bring(scene)?;
     let mut all = others.to_vec();
     all.push(first.to_owned());
     destroy(scene, &all, false)?;
@@ -180,16 +185,107 @@ async fn lose_the_data(scene: &Scene, key: &str, first: &str, others: &[String])
     Ok(())
 }
 
-/// The binary, the key and the credentials, on every node.
-fn bring_what_was_kept(scene: &Scene, key: &str) -> Result<()> {
-    bring_the_program(scene)?;
-    let keys = S3Keys::of(scene.lab.home())?;
-    for node in scene.lab.nodes() {
-        let kept = node.var_lib("lockkeeper-rescue");
-        secret_file(&kept.join("key.txt"), &format!("{key}\n"))?;
-        let (id, secret) = (&keys.access, &keys.secret);
-        let text = format!("AWS_ACCESS_KEY_ID={id}\nAWS_SECRET_ACCESS_KEY={secret}\n");
-        secret_file(&kept.join("s3.env"), &text)?;
+/// What a person keeps elsewhere, beside the binary and kubeadm's configuration: what opens the backups, and the bucket's
+/// credentials or a copy of what is in it.
+struct Kept {
+    machines: bool,
+    key: String,
+    /// What the store must be told to encrypt for it.
+    encryption: Value,
+}
+
+impl Kept {
+    fn new(machines: bool) -> Self {
+        let (key, encryption) = if machines {
+            let (_, public, key) = Identities::generate();
+            (
+                key,
+                json!({"recipients": [public], "identitySecret": {"name": SECRET}}),
+            )
+        } else {
+            let passphrase = hex(&rand::random::<[u8; 16]>());
+            (passphrase, json!({"passphraseSecret": {"name": SECRET}}))
+        };
+        Self {
+            machines,
+            key,
+            encryption: json!({"encryption": encryption}),
+        }
+    }
+
+    /// The key lies in the cluster too, for the drill. Returns what the store's spec says of it.
+    async fn secret_in(&self, scene: &Scene) -> Result<Value> {
+        let name = if self.machines { "identity" } else { "passphrase" };
+        let secret: Secret = serde_json::from_value(json!({
+            "metadata": {"name": SECRET}, "stringData": {name: self.key},
+        }))?;
+        let secrets: Api<Secret> = Api::namespaced(scene.client().await?, NAMESPACE);
+        secrets.create(&PostParams::default(), &secret).await?;
+        let may_read = Install {
+            binary: None,
+            chart: scene.install.chart.clone(),
+            set: vec![format!("store.secretNames={{{STORE_SECRET},{SECRET}}}")],
+        };
+        scene.lab.install(&may_read, &scene.progress)?;
+        Ok(self.encryption.clone())
+    }
+
+    /// Puts it onto every node.
+    fn bring(&self, scene: &Scene) -> Result<()> {
+        bring_the_program(scene)?;
+        let keys = S3Keys::of(scene.lab.home())?;
+        let bucket = scene.lab.home().path("s3").join(BUCKET).join(STORE);
+        for node in scene.lab.nodes() {
+            let kept = node.var_lib("lockkeeper-rescue");
+            secret_file(&kept.join("key.txt"), &format!("{}\n", self.key))?;
+            if self.machines {
+                let (id, secret) = (&keys.access, &keys.secret);
+                let text = format!("AWS_ACCESS_KEY_ID={id}\nAWS_SECRET_ACCESS_KEY={secret}\n");
+                secret_file(&kept.join("s3.env"), &text)?;
+            } else {
+                copy(&bucket, &kept.join("store"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The flags that say where the backups lie.
+    fn keyless(&self) -> Vec<String> {
+        let words = if self.machines {
+            format!(
+                "--bucket {BUCKET} --prefix {STORE} --endpoint {} --credentials {KEPT}/s3.env",
+                s3_endpoint()
+            )
+        } else {
+            format!("--directory {KEPT}/store")
+        };
+        words.split_whitespace().map(str::to_owned).collect()
+    }
+
+    /// And what opens them.
+    fn with_key(&self) -> Vec<String> {
+        let flag = if self.machines {
+            "--identity"
+        } else {
+            "--passphrase-file"
+        };
+        let mut flags = self.keyless();
+        flags.extend([flag.to_owned(), format!("{KEPT}/key.txt")]);
+        flags
+    }
+}
+
+/// A directory with all that is in it, as `aws s3 sync` would bring it.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from).with_context(|| from.display().to_string())? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &to)?;
+        } else {
+            std::fs::copy(entry.path(), to)?;
+        }
     }
     Ok(())
 }
@@ -202,24 +298,12 @@ fn words<'a>(of: &[&'a str], flags: &'a [String]) -> Vec<&'a str> {
         .collect()
 }
 
-fn flags(key: &str) -> Vec<String> {
-    let words = format!(
-        "--bucket {BUCKET} --prefix {STORE} --endpoint {} --credentials {KEPT}/s3.env{key}",
-        s3_endpoint()
-    );
-    words.split_whitespace().map(str::to_owned).collect()
-}
-
-fn with_key() -> Vec<String> {
-    flags(&format!(" --identity {KEPT}/key.txt"))
-}
-
 /// PKI, kubeconfigs, kubelet and an etcd without data: no API server yet.
-fn begin_anew(scene: &Scene, first: &str) -> Result<()> {
+fn begin_anew(scene: &Scene, first: &str, kept: &Kept) -> Result<()> {
     let node = scene.lab.node(first)?;
-    let listed = rescue(scene, first, &words(&["list"], &flags("")))?;
+    let (keyless, flags) = (kept.keyless(), kept.with_key());
+    let listed = rescue(scene, first, &words(&["list"], &keyless))?;
     ensure!(listed.contains(BACKUP), "the backup is not listed: {listed}");
-    let (keyless, flags) = (flags(""), with_key());
     refused(scene, first, &words(&["pki", BACKUP], &keyless), "key")?;
     let shown = rescue(scene, first, &words(&["pki", BACKUP, "--dry-run"], &flags))?;
     ensure!(
@@ -240,8 +324,8 @@ fn begin_anew(scene: &Scene, first: &str) -> Result<()> {
 }
 
 /// etcd from the backup: shown, confirmed, killed on the way, gone on with.
-fn restore(scene: &Scene, first: &str) -> Result<()> {
-    let (keyless, flags) = (flags(""), with_key());
+fn restore(scene: &Scene, first: &str, kept: &Kept) -> Result<()> {
+    let (keyless, flags) = (kept.keyless(), kept.with_key());
     let confirm = ["restore", BACKUP, "--confirm", CLUSTER];
     refused(
         scene,
@@ -299,9 +383,9 @@ async fn as_at_the_backup(
 }
 
 /// A new machine joins as kubeadm joins any: with the CAs on its disk.
-async fn join(scene: &Scene, first: &str, name: &str) -> Result<()> {
+async fn join(scene: &Scene, first: &str, name: &str, kept: &Kept) -> Result<()> {
     let node = scene.lab.node(name)?;
-    rescue(scene, name, &words(&["pki", BACKUP], &with_key()))?;
+    rescue(scene, name, &words(&["pki", BACKUP], &kept.with_key()))?;
     // kubeadm takes no name whose Node is Ready; the restored one is until it was not heard of for a while.
     let nodes: Api<KubeNode> = Api::all(scene.client().await?);
     scene

@@ -1,5 +1,8 @@
 //! Write, back up, write more, restore on all three nodes: the API tells exactly what it told at the backup, at a
 //! higher revision; a client that watched from before learns the truth; nodes and workloads go on.
+//!
+//! Before that: a trial by the backup's key, a restore into a new directory by its URI, and nothing in place while the
+//! agents have no guard.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -16,6 +19,7 @@ use serde_json::json;
 
 use super::restoring::{LABEL, Notes, Stage};
 use super::{Scenario, Suite};
+use crate::install::Install;
 use crate::lockkeeper::{Keeper, as_before, manifests, runs};
 use crate::progress::spoken;
 use crate::recipes::START;
@@ -26,7 +30,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     name: "restore-inplace",
     about: "write, back up, write more, restore on three nodes: as at the backup, and watchers learn it",
     suite: Suite::Chaos,
-    minutes: 8,
+    minutes: 10,
     lab: super::three_nodes,
     leaves_clean: false,
     play: |scene| play(scene).boxed_local(),
@@ -49,23 +53,19 @@ async fn play(scene: &Scene) -> Result<String> {
         })
         .await?;
 
-    stage
-        .begin(
-            "trial",
-            json!({"from": {"backupRef": {"name": BACKUP}}, "mode": "DryRun"}),
-        )
-        .await?;
-    stage
-        .reaches("trial", RestoreState::Completed, MINUTE * 4)
-        .await?;
+    try_it(&stage).await?;
+    new_directory(&stage).await?;
     stage.tells(&now).await?;
 
+    guard(scene, false)?;
     stage
         .begin(
             NAME,
             json!({"from": {"backupRef": {"name": BACKUP}}, "mode": "InPlace"}),
         )
         .await?;
+    says(&stage, "agent.guard.enabled").await?;
+    guard(scene, true)?;
     let shown = stage
         .reaches(NAME, RestoreState::AwaitingConfirmation, MINUTE * 5)
         .await?;
@@ -118,6 +118,80 @@ async fn play(scene: &Scene) -> Result<String> {
         report.gone,
         report.came_back
     ))
+}
+
+/// On one node and beside its data; found in the bucket by its key.
+async fn try_it(stage: &Stage<'_>) -> Result<()> {
+    let key = stage.key(BACKUP).await?;
+    let (folder, _) = key.rsplit_once('/').context("its key has no folder")?;
+    let spec = json!({"from": {"key": folder}, "storeRef": {"name": "default"}, "mode": "DryRun"});
+    stage.begin("trial", spec).await?;
+    let done = stage
+        .reaches("trial", RestoreState::Completed, MINUTE * 4)
+        .await?;
+    ensure!(
+        done.loss.is_some(),
+        "the trial does not tell what would be lost: {done:?}"
+    );
+    Ok(())
+}
+
+/// On one node, for a person who wants to look into it; found by its URI.
+async fn new_directory(stage: &Stage<'_>) -> Result<()> {
+    let artifact = stage.backups.get(BACKUP).await?.status.and_then(|s| s.artifact);
+    let uri = artifact.context("it has no artifact")?.uri;
+    let spec = json!({
+        "from": {"uri": uri}, "storeRef": {"name": "default"}, "mode": "NewDirectory", "node": "cp2",
+        "directory": "/var/lib/etcd/looked-at",
+    });
+    stage.begin("looked-at", spec).await?;
+    stage
+        .reaches("looked-at", RestoreState::Completed, MINUTE * 4)
+        .await?;
+    let directory = stage.scene.lab.node("cp2")?.var_lib("etcd/looked-at");
+    let data = std::fs::read(directory.join("member/snap/db")).context("no etcd lies there")?;
+    let holds = |key: &[u8]| data.windows(key.len()).any(|w| w == key);
+    ensure!(
+        holds(b"/registry/configmaps/default/goes") && !holds(b"/registry/configmaps/default/comes"),
+        "what lies in the new directory is not the backup"
+    );
+    std::fs::remove_dir_all(directory)?;
+    Ok(())
+}
+
+/// The chart anew, as a person would, with the agents' guard or without it.
+fn guard(scene: &Scene, enabled: bool) -> Result<()> {
+    let chart = scene.install.chart.clone();
+    let set = vec![format!("agent.guard.enabled={enabled}")];
+    scene.lab.install(
+        &Install {
+            binary: None,
+            chart,
+            set,
+        },
+        &scene.progress,
+    )
+}
+
+/// Waits until the restore tells why it does not go on; it must not have gone on.
+async fn says(stage: &Stage<'_>, wanted: &str) -> Result<()> {
+    stage
+        .scene
+        .wait_for(&format!("{NAME} to say {wanted}"), MINUTE * 2, || async {
+            let status = stage.restores.get(NAME).await?.status.context("no status yet")?;
+            ensure!(
+                status.state == RestoreState::Validating,
+                "{NAME} went on: {:?}: {}",
+                status.state,
+                status.message
+            );
+            Ok(if status.message.contains(wanted) {
+                Look::Done(())
+            } else {
+                Look::NotYet(status.message)
+            })
+        })
+        .await
 }
 
 /// A client that watches from now on, as controllers do.

@@ -42,12 +42,15 @@ impl Packing {
 
 /// Packs what comes until there is no more, and sends it on in parts of [`PART_SIZE`], the last one smaller. Returns
 /// what was sent. An end of `from` is taken for the end of the data: whoever breaks off drops what `to` leads to.
+/// What came goes `back` empty, to be filled again: memory of this size is given back to the kernel when it is freed,
+/// and fetched anew page by page, which cost a fifth of a backup's time.
 pub(super) fn pack(
-    mut from: mpsc::Receiver<Vec<u8>>,
+    from: mpsc::Receiver<Vec<u8>>,
+    back: mpsc::UnboundedSender<Vec<u8>>,
     to: mpsc::Sender<Bytes>,
     packing: &Packing,
 ) -> io::Result<Fingerprint> {
-    let parts = Parts::new(to);
+    let (mut from, parts) = (Batches { from, back }, Parts::new(to));
     match (packing.compression, &packing.lock) {
         (Compression::None, None) => pour(&mut from, parts)?.finish(),
         (Compression::None, Some(lock)) => {
@@ -55,22 +58,71 @@ pub(super) fn pack(
             pour(&mut from, age)?.finish()?.finish()
         }
         (Compression::Zstd, None) => {
-            let zstd = zstd::Encoder::new(parts, LEVEL)?;
+            let zstd = Frames::new(parts)?;
             pour(&mut from, zstd)?.finish()?.finish()
         }
         (Compression::Zstd, Some(lock)) => {
             let age = lock.encryptor()?.wrap_output(parts)?;
-            let zstd = zstd::Encoder::new(age, LEVEL)?;
+            let zstd = Frames::new(age)?;
             pour(&mut from, zstd)?.finish()?.finish()?.finish()
         }
     }
 }
 
-fn pour<W: Write>(from: &mut mpsc::Receiver<Vec<u8>>, mut into: W) -> io::Result<W> {
-    while let Some(piece) = from.blocking_recv() {
-        into.write_all(&piece)?;
+struct Batches {
+    from: mpsc::Receiver<Vec<u8>>,
+    back: mpsc::UnboundedSender<Vec<u8>>,
+}
+
+fn pour<W: Write>(batches: &mut Batches, mut into: W) -> io::Result<W> {
+    while let Some(mut batch) = batches.from.blocking_recv() {
+        into.write_all(&batch)?;
+        batch.clear();
+        // Nobody wants it any more: then it was the last one.
+        let _ = batches.back.send(batch);
     }
     Ok(into)
+}
+
+/// Makes a zstd frame of all that is written at once; readers take frames in a row for one. A stream's encoder copies
+/// all into a window of its own first and searches it the slow way wherever that wraps.
+struct Frames<W> {
+    zstd: zstd::bulk::Compressor<'static>,
+    /// The last one; none: nothing was written yet.
+    frame: Vec<u8>,
+    into: W,
+}
+
+impl<W: Write> Frames<W> {
+    fn new(into: W) -> io::Result<Self> {
+        Ok(Self {
+            zstd: zstd::bulk::Compressor::new(LEVEL)?,
+            frame: Vec::new(),
+            into,
+        })
+    }
+
+    /// Nothing at all is a frame too, or a reader would take it for one that was cut off.
+    fn finish(mut self) -> io::Result<W> {
+        if self.frame.is_empty() {
+            self.write(&[])?;
+        }
+        Ok(self.into)
+    }
+}
+
+impl<W: Write> Write for Frames<W> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.frame.clear();
+        self.frame.reserve(zstd::zstd_safe::compress_bound(data.len()));
+        self.zstd.compress_to_buffer(data, &mut self.frame)?;
+        self.into.write_all(&self.frame)?;
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.into.flush()
+    }
 }
 
 /// Cuts what is written into parts.
@@ -213,7 +265,8 @@ mod tests {
             let (give, taken) = mpsc::channel(2);
             let (send, mut parts) = mpsc::channel(1);
             let packing = packing.clone();
-            let thread = std::thread::spawn(move || pack(taken, send, &packing));
+            let (back, _) = mpsc::unbounded_channel();
+            let thread = std::thread::spawn(move || pack(taken, back, send, &packing));
             let feed = async {
                 for piece in pieces {
                     give.send(piece).await.unwrap();
@@ -327,9 +380,11 @@ mod tests {
         let (give, taken) = mpsc::channel(1);
         let (send, parts) = mpsc::channel(1);
         drop(parts);
+        let (back, _) = mpsc::unbounded_channel();
         let thread = std::thread::spawn(move || {
             pack(
                 taken,
+                back,
                 send,
                 &Packing {
                     compression: Compression::None,

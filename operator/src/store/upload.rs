@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! source -> batches -> [compress, encrypt, hash] -> parts -> server
-//!    async, 256 KiB         a blocking thread         async, 8 MiB, two at a time
+//!     async, 1 MiB          a blocking thread         async, 8 MiB, two at a time
 //! ```
 //!
 //! Every arrow is a bounded channel: the slowest of them sets the pace, and memory does not grow with the size.
@@ -29,11 +29,15 @@ pub const PART_SIZE: usize = 8 * 1024 * 1024;
 /// in memory: 32 MiB.
 const IN_FLIGHT: usize = 2;
 
-/// What is given to the packing thread at once. etcd's messages are of 32 KiB: one wake-up for eight of them.
-const BATCH: usize = 256 * 1024;
+/// What is given to the packing thread at once, and becomes one zstd frame: large enough that a frame of its own costs
+/// no size.
+const BATCH: usize = 1024 * 1024;
+
+/// Of etcd's stream.
+const MESSAGE: usize = 32 * 1024;
 
 /// Batches that wait for the packing thread: 2 MiB.
-const BATCHES: usize = 8;
+const BATCHES: usize = 2;
 
 /// One operation with all its retries (`Patience::DATA` ends within 80 s); for a client that breaks its word.
 const OPERATION: Duration = Duration::from_secs(100);
@@ -156,12 +160,13 @@ impl Store {
         source: &mut S,
     ) -> Result<(Fingerprint, Fingerprint), UploadError<S::Error>> {
         let (give, batches) = mpsc::channel(BATCHES);
+        let (back, spare) = mpsc::unbounded_channel();
         let (send, parts) = mpsc::channel(1);
         let packing = self.packing.clone();
-        let packing = tokio::task::spawn_blocking(move || pack(batches, send, &packing));
+        let packing = tokio::task::spawn_blocking(move || pack(batches, back, send, &packing));
         let pace = Pace::of(self.limit);
         // Whichever of the two fails drops the other, and with their channels ends the thread.
-        let (plain, ()) = tokio::try_join!(feed(source, give, pace), async {
+        let (plain, ()) = tokio::try_join!(feed(source, give, spare, pace), async {
             self.send(upload, parts).await.map_err(UploadError::Store)
         })?;
         let problem = |detail: String| {
@@ -228,9 +233,12 @@ impl Store {
 async fn feed<S: Source>(
     source: &mut S,
     give: mpsc::Sender<Vec<u8>>,
+    mut spare: mpsc::UnboundedReceiver<Vec<u8>>,
     mut pace: Pace,
 ) -> Result<Option<Fingerprint>, UploadError<S::Error>> {
-    let mut batch = Vec::with_capacity(BATCH);
+    // A message more than a batch: it is full when a message has filled it, and must not move for that.
+    let new = || Vec::with_capacity(BATCH + MESSAGE);
+    let mut batch = new();
     loop {
         // A source that always has something ready would never let a deadline or a cancellation in.
         tokio::task::consume_budget().await;
@@ -243,7 +251,8 @@ async fn feed<S: Source>(
         };
         if batch.len() >= BATCH || (end.is_some() && !batch.is_empty()) {
             pace.keep(batch.len()).await;
-            let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH));
+            let empty = spare.try_recv().unwrap_or_else(|_| new());
+            let full = std::mem::replace(&mut batch, empty);
             if give.send(full).await.is_err() {
                 return Ok(None);
             }
