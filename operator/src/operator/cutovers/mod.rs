@@ -12,6 +12,7 @@
 //! | `ground` | what one stands on: clusters and driver, from Secrets |
 //! | `clusters`, `gates` | what is asked all the time |
 //! | `preflight` | what is asked before anything is touched |
+//! | `rights` | what must be allowed in which cluster, and whether it is |
 //! | `act` | reading and writing objects of this cluster |
 //!
 //! Each cutover has a task of its own, so that none waits for another's cluster that does not answer.
@@ -22,6 +23,7 @@ mod course;
 mod gates;
 mod ground;
 mod preflight;
+mod rights;
 mod sight;
 mod status;
 #[cfg(test)]
