@@ -164,6 +164,24 @@ pub struct ClusterAccess {
     pub kubeconfig_secret: Option<KubeconfigSecret>,
 }
 
+impl ClusterAccess {
+    /// The Secret in the operator's namespace that it names.
+    #[must_use]
+    pub fn secret_name(&self) -> Option<&str> {
+        self.kubeconfig_secret.as_ref().map(|secret| secret.name.as_str())
+    }
+}
+
+impl ClusterCutoverSpec {
+    /// The Secrets in the operator's namespace that it names.
+    #[must_use]
+    pub fn secret_names(&self) -> Vec<&str> {
+        let clusters = [&self.blue, &self.green].into_iter();
+        let kubeconfigs = clusters.filter_map(ClusterAccess::secret_name);
+        kubeconfigs.chain(self.traffic.secret_names()).collect()
+    }
+}
+
 /// Where a kubeconfig lies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -4,11 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use k8s_openapi::api::authorization::v1::{
-    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
-};
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{Api, PostParams};
+use kube::api::Api;
 use lockkeeper_policies::cutover::Side;
 use tokio::task::AbortHandle;
 
@@ -26,6 +23,8 @@ pub(super) struct Health {
     pub(super) lost: Option<DateTime<Utc>>,
     /// Why.
     pub(super) message: String,
+    /// It answers, and our credentials do not suffice to be told.
+    pub(super) forbidden: bool,
     /// What its API server runs.
     pub(super) version: Option<String>,
 }
@@ -72,70 +71,6 @@ impl Cluster {
             .uid
             .ok_or_else(|| format!("namespace kube-system of {} has no UID", self.side))
     }
-
-    /// Whether our credentials may do this; the rights that they lack, as a person writes them into a role.
-    pub(super) async fn lacks(&self, rights: &[Right]) -> Result<Vec<String>, ApiError> {
-        let api: Api<SelfSubjectAccessReview> = Api::all(self.api.client());
-        let mut missing = Vec::new();
-        for right in rights {
-            let review = SelfSubjectAccessReview {
-                spec: SelfSubjectAccessReviewSpec {
-                    resource_attributes: Some(right.attributes()),
-                    ..SelfSubjectAccessReviewSpec::default()
-                },
-                ..SelfSubjectAccessReview::default()
-            };
-            let (what, params) = (
-                format!("ask {} what may be done there", self.side),
-                PostParams::default(),
-            );
-            let answer = self.api.within(what, api.create(&params, &review)).await?;
-            if !answer.status.is_some_and(|s| s.allowed) {
-                missing.push(right.to_string());
-            }
-        }
-        Ok(missing)
-    }
-}
-
-/// Something that must be allowed.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Right {
-    pub(super) verb: &'static str,
-    pub(super) group: &'static str,
-    pub(super) resource: &'static str,
-    pub(super) name: Option<&'static str>,
-}
-
-impl Right {
-    fn attributes(self) -> ResourceAttributes {
-        ResourceAttributes {
-            verb: Some(self.verb.to_owned()),
-            group: Some(self.group.to_owned()),
-            resource: Some(self.resource.to_owned()),
-            name: self.name.map(str::to_owned),
-            ..ResourceAttributes::default()
-        }
-    }
-}
-
-impl std::fmt::Display for Right {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            verb,
-            group,
-            resource,
-            ..
-        } = self;
-        write!(f, "{verb} {resource}")?;
-        if !group.is_empty() {
-            write!(f, ".{group}")?;
-        }
-        match self.name {
-            Some(name) => write!(f, " {name}"),
-            None => Ok(()),
-        }
-    }
 }
 
 /// Never ends; aborted with its cluster.
@@ -150,10 +85,12 @@ async fn ask_on(api: ApiServers, health: Arc<Mutex<Health>>) {
                     known.version = Some(version);
                     known.lost = None;
                     known.message.clear();
+                    known.forbidden = false;
                 }
-                Err(why) => {
+                Err(error) => {
                     known.lost = known.lost.or_else(|| Some(Utc::now()));
-                    known.message = why;
+                    known.message = error.to_string();
+                    known.forbidden = error.is_forbidden();
                 }
             }
         }
@@ -162,13 +99,15 @@ async fn ask_on(api: ApiServers, health: Arc<Mutex<Health>>) {
 }
 
 /// The version, if it is ready too.
-async fn ask(api: &ApiServers) -> Result<String, String> {
+async fn ask(api: &ApiServers) -> Result<String, ApiError> {
     let client = api.client();
     let version = api.within("ask for the version", client.apiserver_version());
-    let version = version.await.map_err(|e| e.to_string())?.git_version;
-    let request = http::Request::get("/readyz").body(Vec::new());
-    let request = request.map_err(|e| e.to_string())?;
-    let ready = api.within("ask whether it is ready", client.request_text(request));
-    ready.await.map_err(|e| e.to_string())?;
+    let version = version.await?.git_version;
+    let ready = async {
+        let request = http::Request::get("/readyz").body(Vec::new());
+        let request = request.map_err(kube::Error::HttpError)?;
+        client.request_text(request).await
+    };
+    api.within("ask whether it is ready", ready).await?;
     Ok(version)
 }

@@ -182,14 +182,16 @@ impl Course {
 
     /// Clusters, driver and gates: built once, and again where something was missing.
     async fn stand(&mut self, object: &crds::ClusterCutover) {
+        let memory = sight::memory(object, Utc::now());
+        let again = memory.stage == Stage::Checking || self.state.trouble.is_some();
         let due = self.state.built.is_none_or(|at| at.elapsed() >= REBUILD);
         match &mut self.state.ground {
             None => {
                 self.state.ground = Some(Ground::build(&self.hands, &object.spec).await);
                 self.state.built = Some(Instant::now());
             }
-            Some(ground) if !ground.is_whole() && due => {
-                ground.complete(&self.hands, &object.spec).await;
+            Some(ground) if due && (again || ground.is_in_trouble() || !ground.is_whole()) => {
+                ground.renew(&self.hands, &object.spec).await;
                 self.state.built = Some(Instant::now());
             }
             Some(_) => {}
@@ -197,7 +199,6 @@ impl Course {
         let bell = Arc::clone(&self.bell);
         let gates = &mut self.state.gates;
         let gates = gates.get_or_insert_with(|| Gates::new(&object.spec.gates, bell));
-        let memory = sight::memory(object, Utc::now());
         gates.ask(sight::moment(memory.stage));
     }
 
@@ -217,7 +218,8 @@ impl Course {
         let wanted = sight::wanted(object, ground.settles());
         if memory.stage == Stage::Checking && !wanted.abort {
             let others = self.hands.list_cutovers().await?;
-            (checks, self.state.uids) = preflight::look(&self.name, &object.spec, ground, &others).await;
+            (checks, self.state.uids) =
+                preflight::look(&self.name, &object.spec, &self.hands, ground, &others).await;
         }
         let all = duties_at(&memory, &object.spec);
         let ((weights, traffic), blue, green, frozen) = tokio::join!(

@@ -13,33 +13,56 @@ use crate::api::ApiServers;
 use crate::operator::act::Hands;
 use crate::traffic::{Driver, Secrets, TrafficError};
 
+/// What the named Secrets hold, or why each cannot be read, as a sentence.
+type Contents = BTreeMap<String, Result<BTreeMap<String, Vec<u8>>, String>>;
+
 /// What one cutover stands on. Each part is there, or a sentence says why it is not.
 pub(super) struct Ground {
     pub(super) blue: Result<Cluster, String>,
     pub(super) green: Result<Cluster, String>,
     pub(super) driver: Result<Driver, String>,
+    /// What it was built from.
+    contents: Contents,
 }
 
 impl Ground {
     pub(super) async fn build(hands: &Hands, spec: &crds::ClusterCutoverSpec) -> Self {
+        let contents = read(hands, spec).await;
         Self {
-            blue: cluster(hands, Side::Blue, &spec.blue).await,
-            green: cluster(hands, Side::Green, &spec.green).await,
-            driver: driver(hands, &spec.traffic).await,
+            blue: cluster(hands, Side::Blue, &spec.blue, &contents).await,
+            green: cluster(hands, Side::Green, &spec.green, &contents).await,
+            driver: driver(&spec.traffic, &contents),
+            contents,
         }
     }
 
-    /// Builds what is not there yet.
-    pub(super) async fn complete(&mut self, hands: &Hands, spec: &crds::ClusterCutoverSpec) {
-        if self.blue.is_err() {
-            self.blue = cluster(hands, Side::Blue, &spec.blue).await;
+    /// Builds what is not there yet, and anew what stands on a Secret that holds something else now: credentials are
+    /// replaced, also in the middle of a cutover.
+    pub(super) async fn renew(&mut self, hands: &Hands, spec: &crds::ClusterCutoverSpec) {
+        let contents = read(hands, spec).await;
+        let changed = changed(&self.contents, &contents);
+        let stale = |name: &str| changed.contains(name);
+        if self.blue.is_err() || spec.blue.secret_name().is_some_and(stale) {
+            self.blue = cluster(hands, Side::Blue, &spec.blue, &contents).await;
         }
-        if self.green.is_err() {
-            self.green = cluster(hands, Side::Green, &spec.green).await;
+        if self.green.is_err() || spec.green.secret_name().is_some_and(stale) {
+            self.green = cluster(hands, Side::Green, &spec.green, &contents).await;
         }
-        if self.driver.is_err() {
-            self.driver = driver(hands, &spec.traffic).await;
+        if self.driver.is_err() || spec.traffic.secret_names().into_iter().any(stale) {
+            self.driver = driver(&spec.traffic, &contents);
         }
+        for (name, content) in contents {
+            // One that cannot be read now is not forgotten by that.
+            if content.is_ok() || !self.contents.contains_key(&name) {
+                self.contents.insert(name, content);
+            }
+        }
+    }
+
+    /// A cluster does not answer, or not to us.
+    pub(super) fn is_in_trouble(&self) -> bool {
+        let clusters = [&self.blue, &self.green].into_iter();
+        clusters.flatten().any(|cluster| cluster.health().lost.is_some())
     }
 
     pub(super) const fn is_whole(&self) -> bool {
@@ -78,13 +101,43 @@ impl Ground {
     }
 }
 
-async fn cluster(hands: &Hands, side: Side, access: &crds::ClusterAccess) -> Result<Cluster, String> {
+async fn read(hands: &Hands, spec: &crds::ClusterCutoverSpec) -> Contents {
+    let mut contents = Contents::new();
+    for name in spec.secret_names() {
+        if !contents.contains_key(name) {
+            contents.insert(name.to_owned(), hands.read_secret(name).await);
+        }
+    }
+    contents
+}
+
+/// The Secrets that hold something else than before; one that cannot be read does not.
+fn changed(before: &Contents, now: &Contents) -> BTreeSet<String> {
+    let changed = now
+        .iter()
+        .filter(|(name, content)| content.is_ok() && before.get(*name) != Some(content));
+    changed.map(|(name, _)| name.clone()).collect()
+}
+
+fn content<'a>(contents: &'a Contents, name: &str) -> Result<&'a BTreeMap<String, Vec<u8>>, String> {
+    match contents.get(name) {
+        Some(Ok(data)) => Ok(data),
+        Some(Err(why)) => Err(why.clone()),
+        None => Err(format!("Secret {name} was not read")),
+    }
+}
+
+async fn cluster(
+    hands: &Hands,
+    side: Side,
+    access: &crds::ClusterAccess,
+    contents: &Contents,
+) -> Result<Cluster, String> {
     let Some(secret) = &access.kubeconfig_secret else {
         return Ok(Cluster::new(side, hands.api.clone()));
     };
     let place = format!("spec.{side}: Secret {}/{}", hands.namespace, secret.name);
-    let data = hands.read_secret(&secret.name).await;
-    let data = data.map_err(|why| format!("spec.{side}: {why}"))?;
+    let data = content(contents, &secret.name).map_err(|why| format!("spec.{side}: {why}"))?;
     let text = data
         .get(&secret.key)
         .ok_or_else(|| format!("{place} has no key {:?}: put a kubeconfig there", secret.key))?;
@@ -94,14 +147,38 @@ async fn cluster(hands: &Hands, side: Side, access: &crds::ClusterAccess) -> Res
     Ok(Cluster::new(side, api))
 }
 
-async fn driver(hands: &Hands, spec: &crds::Traffic) -> Result<Driver, String> {
+fn driver(spec: &crds::Traffic, contents: &Contents) -> Result<Driver, String> {
     let mut secrets = BTreeMap::new();
     for name in spec.secret_names() {
-        let data = hands.read_secret(name).await;
-        secrets.insert(
-            name.to_owned(),
-            data.map_err(|why| format!("spec.traffic: {why}"))?,
-        );
+        let data = content(contents, name).map_err(|why| format!("spec.traffic: {why}"))?;
+        secrets.insert(name.to_owned(), data.clone());
     }
     Driver::from_spec(spec, &Secrets(secrets)).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holding(text: &str) -> Result<BTreeMap<String, Vec<u8>>, String> {
+        Ok([("kubeconfig".to_owned(), text.as_bytes().to_vec())].into())
+    }
+
+    #[test]
+    fn a_secret_that_holds_something_else_is_told_and_one_that_cannot_be_read_is_not() {
+        let before = Contents::from([
+            ("same".to_owned(), holding("a")),
+            ("other".to_owned(), holding("a")),
+            ("away".to_owned(), holding("a")),
+            ("back".to_owned(), Err("no answer".to_owned())),
+        ]);
+        let now = Contents::from([
+            ("same".to_owned(), holding("a")),
+            ("other".to_owned(), holding("b")),
+            ("away".to_owned(), Err("no answer".to_owned())),
+            ("back".to_owned(), holding("a")),
+        ]);
+        let changed: Vec<String> = changed(&before, &now).into_iter().collect();
+        assert_eq!(changed, ["back", "other"]);
+    }
 }

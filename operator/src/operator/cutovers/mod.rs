@@ -13,6 +13,7 @@
 //! | `clusters`, `gates` | what is asked all the time |
 //! | `duties`, `freeze` | what runs in one of the clusters only; writes that blue refuses meanwhile |
 //! | `preflight` | what is asked before anything is touched |
+//! | `rights` | what must be allowed in which cluster, and whether it is |
 //! | `act` | reading and writing objects of this cluster |
 //!
 //! Each cutover has a task of its own, so that none waits for another's cluster that does not answer.
@@ -25,6 +26,7 @@ mod freeze;
 mod gates;
 mod ground;
 mod preflight;
+mod rights;
 mod sight;
 mod status;
 #[cfg(test)]

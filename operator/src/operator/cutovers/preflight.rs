@@ -6,28 +6,31 @@ use lockkeeper_crds as crds;
 use lockkeeper_crds::CheckResult;
 use lockkeeper_policies::KubernetesVersion;
 
-use super::clusters::{Cluster, Right};
+use super::clusters::Cluster;
 use super::ground::Ground;
+use super::rights::{self, Right};
+use crate::api::ApiError;
+use crate::operator::act::Hands;
 
 /// The minors that Lockkeeper knows (ARCHITECTURE.md).
 const MINORS: std::ops::RangeInclusive<u32> = 33..=37;
-
-/// What is asked of both clusters.
-const RIGHTS: [Right; 1] = [Right {
-    verb: "get",
-    group: "",
-    resource: "namespaces",
-    name: Some("kube-system"),
-}];
 
 /// Every check, and the UIDs of the two clusters. `others`: cutovers that have begun and not ended.
 pub(super) async fn look(
     name: &str,
     spec: &crds::ClusterCutoverSpec,
+    hands: &Hands,
     ground: &Ground,
     others: &[crds::ClusterCutover],
 ) -> (Vec<crds::Check>, [Option<String>; 2]) {
-    let mut checks = Vec::new();
+    let needed = rights::of_operator(&hands.namespace, spec);
+    let missing = rights::lacking(&hands.api, "the operator's own cluster", &needed).await;
+    let mut checks = vec![permissions(
+        "OperatorPermissions",
+        "the operator's credentials for its own cluster",
+        "set the chart's cutover.enabled, and name every Secret in its cutover.secretNames",
+        &missing,
+    )];
     let mut uids = [None, None];
     let sides = [("Blue", &ground.blue), ("Green", &ground.green)];
     for ((colour, cluster), uid) in sides.into_iter().zip(&mut uids) {
@@ -84,41 +87,53 @@ async fn of_cluster(colour: &str, cluster: &Cluster, checks: &mut Vec<crds::Chec
         checks.push(check(&reachable, CheckResult::Unknown, "being asked".to_owned()));
         return None;
     }
-    if health.lost.is_some() {
-        checks.push(check(&reachable, CheckResult::Block, health.message));
+    let answers = health.lost.is_none();
+    checks.push(if answers {
+        check(&reachable, CheckResult::Pass, "its API is ready".to_owned())
+    } else {
+        check(&reachable, CheckResult::Block, health.message)
+    });
+    if answers {
+        checks.push(supported(colour, &health.version.unwrap_or_default()));
+    } else if !health.forbidden {
         return None;
     }
-    checks.push(check(
-        &reachable,
-        CheckResult::Pass,
-        "its API is ready".to_owned(),
-    ));
-    let version = health.version.unwrap_or_default();
-    checks.push(supported(colour, &version));
-    let permissions = format!("{colour}Permissions");
-    match cluster.lacks(&RIGHTS).await {
-        Err(error) => {
-            checks.push(check(&permissions, CheckResult::Unknown, error.to_string()));
-            return None;
-        }
-        Ok(missing) if missing.is_empty() => {
-            checks.push(check(&permissions, CheckResult::Pass, "they suffice".to_owned()));
-        }
-        Ok(missing) => {
-            let text = format!(
-                "the credentials for {} may not {}: give them that right there",
-                cluster.side,
-                missing.join(", nor ")
-            );
-            checks.push(check(&permissions, CheckResult::Block, text));
-            return None;
-        }
+    let side = cluster.side.to_string();
+    let missing = rights::lacking(&cluster.api, &side, &rights::of_clusters()).await;
+    let permissions = permissions(
+        &format!("{colour}Permissions"),
+        &format!("the credentials for {side}"),
+        "give them that right there",
+        &missing,
+    );
+    let suffice = permissions.result == CheckResult::Pass;
+    checks.push(permissions);
+    if !answers || !suffice {
+        return None;
     }
     match cluster.uid().await {
         Ok(uid) => Some(uid),
         Err(why) => {
             checks.push(check(&format!("{colour}Identity"), CheckResult::Unknown, why));
             None
+        }
+    }
+}
+
+/// Whether they suffice. `way_out`: where they are given.
+fn permissions(
+    name: &str,
+    whose: &str,
+    way_out: &str,
+    missing: &Result<Vec<Right>, ApiError>,
+) -> crds::Check {
+    match missing {
+        Err(error) => check(name, CheckResult::Unknown, error.to_string()),
+        Ok(missing) if missing.is_empty() => check(name, CheckResult::Pass, "they suffice".to_owned()),
+        Ok(missing) => {
+            let texts: Vec<String> = missing.iter().map(ToString::to_string).collect();
+            let text = format!("{whose} may not {}: {way_out}", texts.join(", nor "));
+            check(name, CheckResult::Block, text)
         }
     }
 }
@@ -242,6 +257,29 @@ mod tests {
             target_free("second", &elsewhere, &[busy]).result,
             CheckResult::Pass
         );
+    }
+
+    #[test]
+    fn a_right_that_is_missing_is_named_and_one_that_is_not_known_does_not_pass() {
+        let missing = Ok(rights::of_clusters().split_off(1));
+        let found = permissions(
+            "GreenPermissions",
+            "the credentials for green",
+            "give it",
+            &missing,
+        );
+        assert_eq!(found.result, CheckResult::Block);
+        assert_eq!(
+            found.message,
+            "the credentials for green may not get /version, nor get namespaces kube-system: give it"
+        );
+        let unknown = Err(ApiError::Late {
+            what: "ask green".to_owned(),
+            limit: std::time::Duration::from_secs(10),
+            servers: String::new(),
+        });
+        assert_eq!(permissions("P", "", "", &unknown).result, CheckResult::Unknown);
+        assert_eq!(permissions("P", "", "", &Ok(vec![])).result, CheckResult::Pass);
     }
 
     #[test]
