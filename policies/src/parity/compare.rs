@@ -89,6 +89,9 @@ pub struct KindReport {
     /// The kind, with its group.
     #[serde(serialize_with = "as_text")]
     pub kind: Kind,
+    /// As in its path.
+    #[serde(skip)]
+    pub plural: String,
     /// Objects of it in blue that are compared.
     pub blue: usize,
     /// And in green.
@@ -133,21 +136,52 @@ pub struct Report {
 impl Report {
     /// Of all kinds, in order of their names.
     #[must_use]
-    pub fn new(mut kinds: Vec<KindReport>, unknown: Vec<String>, unused: Vec<String>) -> Self {
+    pub fn new(mut kinds: Vec<KindReport>, unknown: Vec<String>, accepted: &[Acceptance]) -> Self {
         kinds.sort_by(|a, b| (&a.kind.kind, &a.kind.group).cmp(&(&b.kind.kind, &b.kind.group)));
+        let met = |a: &Acceptance| {
+            let of = |f: &Finding| f.namespace == a.namespace && f.name == a.name;
+            let mut meant = kinds.iter().filter(|k| a.kind.means(&k.kind, &k.plural));
+            // Of what is unknown it cannot be said that there is no difference.
+            meant.any(|k| k.unknown.is_some() || k.accepted.iter().any(of))
+        };
+        let unused = accepted.iter().filter(|a| !met(a)).map(ToString::to_string);
         Self {
+            unused: unused.collect(),
             kinds,
             unknown,
-            unused,
         }
+    }
+
+    /// The counts of all kinds of which they are known.
+    #[must_use]
+    pub fn sum(&self) -> KindReport {
+        let mut sum = KindReport::default();
+        for kind in self.kinds.iter().filter(|k| k.unknown.is_none()) {
+            sum.blue += kind.blue;
+            sum.green += kind.green;
+            sum.missing += kind.missing;
+            sum.different += kind.different;
+            sum.not_ready += kind.not_ready;
+            sum.extra += kind.extra;
+        }
+        sum
+    }
+
+    /// All that could not be told, and why.
+    #[must_use]
+    pub fn whys(&self) -> Vec<String> {
+        let of_kinds = self
+            .kinds
+            .iter()
+            .filter_map(|k| Some(format!("{}: {}", k.kind, k.unknown.as_ref()?)));
+        of_kinds.chain(self.unknown.iter().cloned()).collect()
     }
 
     /// Whether anything is missing, different or not ready. What is unknown may be so too.
     #[must_use]
     pub fn differs(&self) -> bool {
-        self.kinds
-            .iter()
-            .any(|k| k.missing + k.different + k.not_ready > 0)
+        let sum = self.sum();
+        sum.missing + sum.different + sum.not_ready > 0
     }
 
     /// Whether all could be told.
@@ -174,6 +208,44 @@ impl KindReport {
     }
 }
 
+/// A finding in a line; none for what hinders nothing.
+#[must_use]
+pub fn one_line(kind: &KindReport, finding: &Finding) -> Option<String> {
+    (finding.outcome != Outcome::Extra).then(|| {
+        format!(
+            "{} {}{}",
+            finding.outcome,
+            finding.object(&kind.kind),
+            finding.detail()
+        )
+    })
+}
+
+impl Finding {
+    /// The object, as a person calls it.
+    #[must_use]
+    pub fn object(&self, kind: &Kind) -> String {
+        if self.namespace.is_empty() {
+            format!("{kind} {}", self.name)
+        } else {
+            format!("{kind} {}/{}", self.namespace, self.name)
+        }
+    }
+
+    /// Fields or reason, after a colon; empty where there is neither.
+    #[must_use]
+    pub fn detail(&self) -> String {
+        if !self.fields.is_empty() {
+            return format!(": {}", self.fields.join(", "));
+        }
+        if self.why.is_empty() {
+            String::new()
+        } else {
+            format!(": {}", self.why)
+        }
+    }
+}
+
 /// What green lacks of what blue has, of one kind.
 ///
 /// # Guarantees
@@ -189,6 +261,7 @@ pub fn compare(
 ) -> KindReport {
     let mut report = KindReport {
         kind: kind.clone(),
+        plural: plural.to_owned(),
         ..KindReport::default()
     };
     let (blue, green) = match (records(blue, Side::Blue), records(green, Side::Green)) {

@@ -25,7 +25,9 @@ mod scope;
 #[cfg(test)]
 mod tests;
 
-pub use compare::{Acceptance, Finding, KindReport, Listed, Outcome, Report, SAMPLE, Side, compare};
+pub use compare::{
+    Acceptance, Finding, KindReport, Listed, Outcome, Report, SAMPLE, Side, compare, one_line,
+};
 pub use digest::{Digest, KEY_LENGTH, Keyed};
 pub use fields::fields;
 pub use normal::{Normal, Unreadable, normalise};

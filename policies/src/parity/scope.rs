@@ -76,6 +76,21 @@ impl Scope {
         !LEFT_OUT.iter().any(|l| left(&l))
     }
 
+    /// Whether kinds of this API group are compared, as far as that is known without knowing them.
+    #[must_use]
+    pub fn concerns(&self, group: &str) -> bool {
+        if self.kinds.is_empty() {
+            return !LEFT_OUT.contains(&(group, "*"));
+        }
+        let groups = self
+            .kinds
+            .iter()
+            .filter_map(|KindAsked(asked)| asked.split_once('.'));
+        groups
+            .into_iter()
+            .any(|(_, asked)| asked.eq_ignore_ascii_case(group))
+    }
+
     /// Whether an object of a compared kind is compared. `namespace` is empty for what lies in none.
     #[must_use]
     pub fn holds(&self, kind: &Kind, namespace: &str, name: &str) -> bool {

@@ -54,6 +54,7 @@ fn pod_spec() -> Value {
 }
 
 /// A kind, an object of it as it is served, and the paths that a cluster makes by itself. `*` is any one step.
+#[allow(clippy::too_many_lines)] // A table.
 fn all_kinds() -> Vec<(Kind, Value, &'static [&'static str])> {
     vec![
         (
@@ -428,6 +429,7 @@ fn kinds_are_left_out_unless_named_and_namespaces_too() {
     assert!(everything.compares(&kind("apps", "Deployment"), "deployments"));
     assert!(!everything.compares(&kind("", "Event"), "events"));
     assert!(!everything.compares(&kind("coordination.k8s.io", "Lease"), "leases"));
+    assert!(everything.concerns("shop.example.com") && !everything.concerns("metrics.k8s.io"));
     let named = |kinds: &[&str], namespaces: &[&str]| Scope {
         kinds: kinds.iter().map(|k| KindAsked((*k).to_owned())).collect(),
         namespaces: namespaces.iter().map(|n| (*n).to_owned()).collect(),
@@ -445,6 +447,8 @@ fn kinds_are_left_out_unless_named_and_namespaces_too() {
     }
     assert!(!named(&["Lease.example.com"], &[]).compares(&kind("coordination.k8s.io", "Lease"), "leases"));
     assert!(!named(&["Lease"], &[]).compares(&kind("apps", "Deployment"), "deployments"));
+    assert!(named(&["pods", "nodes.metrics.k8s.io"], &[]).concerns("metrics.k8s.io"));
+    assert!(!named(&["pods"], &[]).concerns("shop.example.com"));
     let one = named(&[], &["kube-system"]);
     assert!(one.holds(&kind("", "ConfigMap"), "kube-system", "a"));
     assert!(!one.holds(&kind("", "ConfigMap"), "shop", "a"));
@@ -610,7 +614,7 @@ fn what_cannot_be_listed_is_unknown_and_neither_empty_nor_equal() {
         let report = compared(blue, green, &[]);
         assert!(report.unknown.as_deref().unwrap().contains("forbidden"));
         assert_eq!((report.missing, report.extra), (0, 0));
-        let whole = Report::new(vec![report], vec![], vec![]);
+        let whole = Report::new(vec![report], vec![], &[]);
         assert!(!whole.is_known() && !whole.differs());
     }
     // A kind that is not served is known to have no objects.
@@ -655,6 +659,15 @@ fn a_difference_is_accepted_by_name_with_its_reason_and_no_other_is() {
         (report.missing, report.different, report.accepted.len()),
         (2, 1, 0)
     );
+    let all = [
+        accepted("configmaps", "shop", "a"),
+        accepted("ConfigMap", "shop", "c"),
+        accepted("ConfigMaps.apps", "shop", "a"),
+    ];
+    let whole = Report::new(vec![compared(listed(&blue), listed(&green), &all)], vec![], &all);
+    assert_eq!(whole.unused, ["ConfigMap/shop/c", "ConfigMaps.apps/shop/a"]);
+    let whole = Report::new(vec![compared(unknown(), unknown(), &all)], vec![], &all[..2]);
+    assert!(whole.unused.is_empty(), "of what is unknown nothing can be said");
 }
 
 #[test]
@@ -709,7 +722,7 @@ proptest! {
         let (blue, green) = all;
         let report = compared(listed(&objects(&blue)), listed(&objects(&green)), &[]);
         prop_assert_eq!((report.blue, report.green), (blue.len(), blue.len()));
-        let whole = Report::new(vec![report], vec![], vec![]);
+        let whole = Report::new(vec![report], vec![], &[]);
         prop_assert!(whole.is_known() && !whole.differs());
     }
 
