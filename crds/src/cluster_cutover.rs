@@ -1,10 +1,12 @@
 //! `ClusterCutover`: traffic and duty go from one cluster to another in weighted steps, and back.
 
 mod gates;
+mod parity;
 mod status;
 mod traffic;
 
 pub use gates::*;
+pub use parity::*;
 pub use status::*;
 pub use traffic::*;
 
@@ -67,6 +69,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("self.blue == oldSelf.blue && self.green == oldSelf.green && self.traffic == oldSelf.traffic && self.steps == oldSelf.steps && self.gates == oldSelf.gates && has(self.budget) == has(oldSelf.budget) && (!has(self.budget) || self.budget == oldSelf.budget) && self.rollbackWindowSeconds == oldSelf.rollbackWindowSeconds && self.whenLost == oldSelf.whenLost").message("a ClusterCutover cannot be changed but for spec.promote, spec.paused and spec.abort: make a new one"),
+    validation = Rule::new("has(self.parity) == has(oldSelf.parity) && (!has(self.parity) || self.parity == oldSelf.parity)").message("spec.parity cannot be changed: make a new ClusterCutover"),
     validation = Rule::new("!oldSelf.abort || self.abort").message("spec.abort was given and cannot be taken back: make a new ClusterCutover to begin again"),
     validation = Rule::new("self.promote >= oldSelf.promote").message("spec.promote can only be raised: set spec.abort to go back"),
     validation = Rule::new("!(self.blue.thisCluster && self.green.thisCluster)").message("spec.blue and spec.green are both this cluster: a cutover goes from one cluster to another").field_path(".green"),
@@ -87,6 +90,13 @@ pub struct ClusterCutoverSpec {
     #[x_kube(validation = Rule::new("self[size(self) - 1].green == 100").message("spec.steps do not end at 100: the last step gives green all traffic"))]
     #[x_kube(validation = Rule::new("self.all(a, self.exists_one(b, b.green == a.green)) && self.map(s, s.green).isSorted()").message("spec.steps do not rise: each step's green must be more than the one before"))]
     pub steps: Vec<CutoverStep>,
+
+    /// What green must have before the first step. Objects are compared without what a cluster makes by itself (status,
+    /// addresses, node names, tokens), and must be ready in green. `{}`: everything that can be listed but events,
+    /// leases, nodes and their like, in every namespace but `kube-*`. Absent: nothing is compared.
+    /// `lockkeeper parity` shows the same from a desk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parity: Option<CutoverParity>,
 
     /// What must hold before the first step, in each one, and as long as there is a way back.
     #[serde(default)]

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 use super::clusters::{Cluster, Health};
 use super::gates::Gates;
 use super::ground::Ground;
+use super::parity::Parity;
 use super::status::{self, Facts, Traffic};
 use super::{Teller, preflight, sight};
 use crate::operator::act::{FINALIZER, Hands};
@@ -62,6 +63,8 @@ pub(super) struct State {
     ground: Option<Ground>,
     built: Option<Instant>,
     gates: Option<Gates>,
+    /// Only before the first step.
+    parity: Option<Parity>,
     uids: [Option<String>; 2],
     /// From when on what moves the traffic is ready.
     prepared_until: Option<DateTime<Utc>>,
@@ -195,6 +198,19 @@ impl Course {
         let gates = gates.get_or_insert_with(|| Gates::new(&object.spec.gates, bell));
         let memory = sight::memory(object, Utc::now());
         gates.ask(sight::moment(memory.stage));
+        self.compare(object, memory.stage);
+    }
+
+    /// Compares the clusters as long as nothing was touched.
+    fn compare(&mut self, object: &crds::ClusterCutover, stage: Stage) {
+        let (Some(spec), Stage::Checking) = (&object.spec.parity, stage) else {
+            self.state.parity = None;
+            return;
+        };
+        if self.state.parity.is_none() {
+            let ground = self.state.ground.as_ref();
+            self.state.parity = ground.and_then(|g| Parity::new(spec, g, Arc::clone(&self.bell)));
+        }
     }
 
     async fn look(&mut self, object: &crds::ClusterCutover, memory: Memory) -> Result<Look, PassError> {
@@ -208,7 +224,14 @@ impl Course {
         let wanted = sight::wanted(object, ground.settles());
         if memory.stage == Stage::Checking && !wanted.abort {
             let others = self.hands.list_cutovers().await?;
-            (checks, self.state.uids) = preflight::look(&self.name, &object.spec, ground, &others).await;
+            (checks, self.state.uids) = preflight::look(
+                &self.name,
+                &object.spec,
+                ground,
+                self.state.parity.as_ref(),
+                &others,
+            )
+            .await;
         }
         let (weights, traffic) = ground.traffic().await;
         let unsaved = gates.unsaved();
@@ -335,6 +358,7 @@ impl Course {
                 .map(|g| g.targets().into_iter().collect())
                 .unwrap_or_default(),
             prepared_until: self.state.prepared_until,
+            parity: self.state.parity.as_ref().and_then(Parity::status),
             trouble: self.state.trouble.as_deref(),
             now,
         };
@@ -406,5 +430,6 @@ const fn rhythm(stage: Stage) -> Duration {
 fn obstacle(check: &crds::Check) -> Option<Obstacle> {
     matches!(check.result, CheckResult::Block | CheckResult::Unknown).then(|| Obstacle {
         message: format!("{}: {}", check.name, check.message),
+        pending: check.result == CheckResult::Unknown && preflight::PENDING.contains(&check.message.as_str()),
     })
 }

@@ -11,6 +11,7 @@
 //! | `course` | the loop of one cutover: look, ask the protocol, do the one thing, tell |
 //! | `ground` | what one stands on: clusters and driver, from Secrets |
 //! | `clusters`, `gates` | what is asked all the time |
+//! | `parity` | whether green has what blue has, asked before the first step |
 //! | `preflight` | what is asked before anything is touched |
 //! | `act` | reading and writing objects of this cluster |
 //!
@@ -21,6 +22,7 @@ mod clusters;
 mod course;
 mod gates;
 mod ground;
+mod parity;
 mod preflight;
 mod sight;
 mod status;

@@ -8,9 +8,15 @@ use lockkeeper_policies::KubernetesVersion;
 
 use super::clusters::{Cluster, Right};
 use super::ground::Ground;
+use super::parity::{BEING_COMPARED, Parity};
 
 /// The minors that Lockkeeper knows (ARCHITECTURE.md).
 const MINORS: std::ops::RangeInclusive<u32> = 33..=37;
+
+const BEING_ASKED: &str = "being asked";
+
+/// What a check says that was not made yet.
+pub(super) const PENDING: [&str; 2] = [BEING_ASKED, BEING_COMPARED];
 
 /// What is asked of both clusters.
 const RIGHTS: [Right; 1] = [Right {
@@ -25,6 +31,7 @@ pub(super) async fn look(
     name: &str,
     spec: &crds::ClusterCutoverSpec,
     ground: &Ground,
+    parity: Option<&Parity>,
     others: &[crds::ClusterCutover],
 ) -> (Vec<crds::Check>, [Option<String>; 2]) {
     let mut checks = Vec::new();
@@ -73,6 +80,11 @@ pub(super) async fn look(
         });
     }
     checks.push(target_free(name, &ground.targets(), others));
+    if spec.parity.is_some() {
+        let found = parity.and_then(Parity::check);
+        let (result, message) = found.unwrap_or_else(|| (CheckResult::Unknown, BEING_COMPARED.to_owned()));
+        checks.push(check("Parity", result, message));
+    }
     (checks, uids)
 }
 
@@ -81,7 +93,7 @@ async fn of_cluster(colour: &str, cluster: &Cluster, checks: &mut Vec<crds::Chec
     let health = cluster.health();
     let reachable = format!("{colour}Reachable");
     if !health.asked {
-        checks.push(check(&reachable, CheckResult::Unknown, "being asked".to_owned()));
+        checks.push(check(&reachable, CheckResult::Unknown, BEING_ASKED.to_owned()));
         return None;
     }
     if health.lost.is_some() {
