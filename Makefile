@@ -54,6 +54,7 @@ bench: setup build ## Measure against kubeadm on the same lab; prints JSON
 	@$(LAB) build
 	@$(LAB) bench --from $(FROM) --to $(TO)
 	@$(MAKE) bench-etcd
+	@$(MAKE) bench-parity
 
 .PHONY: bench-etcd
 bench-etcd: setup ## Backup and restore of 1 GiB against the stream alone and against etcdctl, zstd and an upload; MIB=N
@@ -61,6 +62,13 @@ bench-etcd: setup ## Backup and restore of 1 GiB against the stream alone and ag
 	@$(LAB) build
 	@LOCKKEEPER_TEST_BIN="$$($(LAB) bin-dir)" LOCKKEEPER_TEST_MIB=$(or $(MIB),1024) \
 	  cargo test --locked --release --target $(TARGET) -p lockkeeper --test etcd_backup -- --ignored --nocapture figures
+
+.PHONY: bench-parity
+bench-parity: setup ## Two clusters of 20,000 objects each compared, against kubectl get -o yaml of both and diff; OBJECTS=N
+	@cargo build --locked --release --target $(TARGET) -p lockkeeper-chaos-tests
+	@eval "$$($(LAB) env)" && LOCKKEEPER_TEST_ETCD=$$ETCD LOCKKEEPER_TEST_APISERVER=$$KUBE_APISERVER \
+	  LOCKKEEPER_TEST_KUBECTL=$$KUBECTL LOCKKEEPER_TEST_OBJECTS=$(or $(OBJECTS),20000) \
+	  cargo test --locked --release --target $(TARGET) -p lockkeeper --test parity -- --ignored --nocapture figures
 
 .PHONY: setup
 setup: ## Install what the build and the lab need (Debian, as root)
@@ -101,9 +109,10 @@ chart: ## The chart: rendered, installed and upgraded by a real helm on a real A
 	@eval "$$($(LAB) env)" && bash helm/test.sh
 
 .PHONY: real
-real: ## Election and API failover against real API servers that die and freeze (4 minutes)
-	@eval "$$($(LAB) env)" && LOCKKEEPER_TEST_ETCD=$$ETCD LOCKKEEPER_TEST_APISERVER=$$KUBE_APISERVER \
-	  cargo test --locked -p lockkeeper --test real -- --ignored --test-threads 1
+real: ## Election, API failover and parity against real API servers that die and freeze (4 minutes)
+	@eval "$$($(LAB) env)" && export LOCKKEEPER_TEST_ETCD=$$ETCD LOCKKEEPER_TEST_APISERVER=$$KUBE_APISERVER \
+	  && cargo test --locked -p lockkeeper --test real -- --ignored --test-threads 1 \
+	  && cargo test --locked -p lockkeeper --test parity -- --ignored --skip figures
 
 .PHONY: generate
 generate: ## Write everything that is generated: CRD manifests, the chart's copies, the list of metrics

@@ -239,16 +239,24 @@ refuse "the same cluster twice" "both this cluster" cutover 's/kubeconfigSecret:
 refuse "the same kubeconfig twice" "name the same kubeconfig" cutover 's/blue: {thisCluster: true}/blue: {kubeconfigSecret: {name: green}}/'
 refuse "no cluster" "give exactly one" cutover 's/blue: {thisCluster: true}/blue: {}/'
 refuse "two gates of one name" "the same name" cutover 's/name: green-answers/name: shop-answers/'
+refuse "an accepted difference that is not compared" "outside of spec.parity.namespaces" cutover 's/namespaces: \[shop\]/namespaces: [other]/'
+refuse "an accepted difference without a reason" "reason" cutover 's/, reason: green is.*}/}/'
 refuse "a budget of nothing" "spec.budget sets nothing" cutover 's/budget: .*/budget: {}/'
 refuse "a gate of a kind that is not built" "spec.gates[0].promql" cutover 's#http: {url: "http://shop.*#promql: {query: up}#'
 k create -f "$here/../examples/clustercutover.yaml" >/dev/null
 change() { k patch clustercutover shop --type merge -p "{\"spec\": $1}"; }
 refuse "another step in the middle" "cannot be changed but for spec.promote" change '{"rollbackWindowSeconds": 1}'
+refuse "another parity in the middle" "spec.parity cannot be changed" change '{"parity": {"namespaces": ["shop", "other"]}}'
+refuse "and none" "spec.parity cannot be changed" change '{"parity": null}'
 check "a step is approved" change '{"promote": 25}'
 refuse "and not disapproved" "spec.promote can only be raised" change '{"promote": 5}'
 check "it is aborted" change '{"abort": true}'
 refuse "once and for all" "spec.abort was given" change '{"abort": false}'
 k delete clustercutover shop >/dev/null
+printf '%s\n' 'cutover: {enabled: true, parityRules: [{apiGroups: [""], resources: [configmaps], verbs: [get, list]}]}' >"$APISERVER_DIR/parity.yaml"
+check "parity may read what it is given" install "$chart" --values "$APISERVER_DIR/parity.yaml"
+can operator yes list configmaps -n default
+can operator no list secrets -n default
 
 check "the policy is about this namespace's agents" says "system:serviceaccount:$ns:lockkeeper-agent" k get validatingadmissionpolicy agent-own-node.lockkeeper.dev -o yaml
 check "uninstall" "$HELM" uninstall lockkeeper -n "$ns"

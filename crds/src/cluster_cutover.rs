@@ -2,11 +2,13 @@
 
 mod duty;
 mod gates;
+mod parity;
 mod status;
 mod traffic;
 
 pub use duty::*;
 pub use gates::*;
+pub use parity::*;
 pub use status::*;
 pub use traffic::*;
 
@@ -69,6 +71,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("self.blue == oldSelf.blue && self.green == oldSelf.green && self.traffic == oldSelf.traffic && self.steps == oldSelf.steps && self.gates == oldSelf.gates && has(self.budget) == has(oldSelf.budget) && (!has(self.budget) || self.budget == oldSelf.budget) && self.rollbackWindowSeconds == oldSelf.rollbackWindowSeconds && self.whenLost == oldSelf.whenLost && self.singletons == oldSelf.singletons && self.handOverSeconds == oldSelf.handOverSeconds && has(self.freeze) == has(oldSelf.freeze) && (!has(self.freeze) || self.freeze == oldSelf.freeze)").message("a ClusterCutover cannot be changed but for spec.promote, spec.paused and spec.abort: make a new one"),
+    validation = Rule::new("has(self.parity) == has(oldSelf.parity) && (!has(self.parity) || self.parity == oldSelf.parity)").message("spec.parity cannot be changed: make a new ClusterCutover"),
     validation = Rule::new("!oldSelf.abort || self.abort").message("spec.abort was given and cannot be taken back: make a new ClusterCutover to begin again"),
     validation = Rule::new("self.promote >= oldSelf.promote").message("spec.promote can only be raised: set spec.abort to go back"),
     validation = Rule::new("!(self.blue.thisCluster && self.green.thisCluster)").message("spec.blue and spec.green are both this cluster: a cutover goes from one cluster to another").field_path(".green"),
@@ -106,6 +109,12 @@ pub struct ClusterCutoverSpec {
     /// going back loses what green has taken: from then on only a person (`spec.abort`) does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub freeze: Option<Freeze>,
+    /// What green must have before the first step. Objects are compared without what a cluster makes by itself (status,
+    /// addresses, node names, tokens), and must be ready in green. `{}`: everything that can be listed but events,
+    /// leases, nodes and their like, in every namespace but `kube-*`. Absent: nothing is compared.
+    /// `lockkeeper parity` shows the same from a desk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parity: Option<CutoverParity>,
 
     /// What must hold before the first step, in each one, and as long as there is a way back.
     #[serde(default)]

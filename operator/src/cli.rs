@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::{self, AgentConfig};
 use crate::operator::{self, OperatorConfig};
+use crate::parity::{self, ParityArgs};
 use crate::rescue::{self, RescueArgs};
 use crate::telemetry::LogFormat;
 use crate::view::{self, StatusArgs};
@@ -25,6 +26,8 @@ Examples:
     lockkeeper agent
   On a control-plane node when there is no API server left:
     lockkeeper rescue journal
+  Before the traffic goes to another cluster: what does it lack?
+    lockkeeper parity --blue-kubeconfig old.conf --green-kubeconfig new.conf
   The operator from a desk, against the cluster of a kubeconfig:
     lockkeeper operator --kubeconfig ~/.kube/config --namespace lockkeeper-system --identity my-desk
 
@@ -70,6 +73,8 @@ Examples:
     Rescue(RescueArgs),
     /// Shows where an upgrade stands.
     Status(StatusArgs),
+    /// Compares two clusters: what is missing, different or not ready in green (the new one) of what blue has.
+    Parity(ParityArgs),
     /// Prints the version.
     Version,
 }
@@ -108,7 +113,7 @@ pub struct AgentArgs {
 }
 
 /// A name as Kubernetes allows it: what reaches further is refused here, with the flag's name.
-fn label(text: &str) -> Result<String, String> {
+pub(crate) fn label(text: &str) -> Result<String, String> {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
     let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
     if text.len() > 253
@@ -147,6 +152,7 @@ impl Cli {
             Command::Guard(config) => agent::guard(config, shutdown).await?,
             Command::Rescue(args) => return Ok(rescue::run(args, shutdown).await?),
             Command::Status(args) => return Ok(view::run(args, shutdown).await?),
+            Command::Parity(args) => return Ok(parity::run(args, shutdown).await?),
             Command::Version => {
                 use std::io::Write as _;
                 writeln!(std::io::stdout(), "lockkeeper v{}", env!("CARGO_PKG_VERSION"))?;

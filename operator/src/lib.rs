@@ -7,6 +7,7 @@
 //! | [`store`] | backups in an object store | the object store |
 //! | [`rescue`] | the same hands from a shell, with no API | this host, its etcd members, the object store |
 //! | [`traffic`] | the weights of two clusters' traffic, set and read back | load balancers, by their own interfaces |
+//! | [`parity`] | whether one cluster has what another has | two APIs, reading only |
 //! | [`api`] | a Kubernetes client that outlives any one API server | API servers |
 //! | [`view`] | an upgrade on the screen | the API, reading only |
 //! | [`telemetry`] | logs, metrics, health endpoints, events | its own port |
@@ -16,6 +17,7 @@ pub mod api;
 mod backoff;
 pub mod cli;
 pub mod operator;
+pub mod parity;
 pub mod rescue;
 pub mod shutdown;
 pub mod store;

@@ -1,4 +1,5 @@
-//! `lockkeeper operator`, `lockkeeper agent`, `lockkeeper rescue`, `lockkeeper status`, `lockkeeper version`.
+//! `lockkeeper operator`, `lockkeeper agent`, `lockkeeper rescue`, `lockkeeper status`,
+//! `lockkeeper parity`, `lockkeeper version`.
 
 use std::process::ExitCode;
 use std::time::Duration;

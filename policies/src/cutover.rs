@@ -106,8 +106,11 @@ fn checking(me: &Memory, wanted: &Wanted, seen: &Seen, now: DateTime<Utc>) -> Ac
             ..me.at(Stage::RolledBack, now)
         });
     }
-    if let Some(first) = seen.obstacles.first() {
+    if let Some(first) = seen.obstacles.iter().find(|o| !o.pending) {
         return wait(Reason::Blocked, first.message.clone());
+    }
+    if let Some(first) = seen.obstacles.first() {
+        return wait(Reason::Looking, first.message.clone());
     }
     match &seen.weights {
         Weights::Unknown(why) => return wait(Reason::Blocked, why.clone()),

@@ -19,11 +19,13 @@
 //! | [`mod@accept`] | which backup may stand for an upgrade's own snapshot |
 //! | [`restore`] | how the nodes restore etcd together, with no API |
 //! | [`cutover`] | how traffic and duty go from one cluster to another, and back |
+//! | [`parity`] | whether the other cluster has what the first one has |
 
 pub mod accept;
 pub mod cutover;
 pub mod facts;
 pub mod model;
+pub mod parity;
 pub mod plan;
 pub mod preflight;
 pub mod quorum;

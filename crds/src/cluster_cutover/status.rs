@@ -5,7 +5,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{FreezeStatus, SingletonStatus, Weights};
+use super::{FreezeStatus, ParityStatus, SingletonStatus, Weights};
 use crate::{Check, Held};
 
 /// Where a cutover stands.
@@ -96,6 +96,9 @@ pub struct ClusterCutoverStatus {
     /// What was looked at before the first step.
     #[serde(default)]
     pub preflight: Vec<Check>,
+    /// Whether green has what blue has, as it was last compared before the first step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parity: Option<ParityStatus>,
     /// The two clusters.
     #[x_kube(merge_strategy = ListMerge::Map(vec!["colour".into()]))]
     #[serde(default)]

@@ -1,4 +1,6 @@
-//! From the text of a kubeconfig, as a Secret holds it, to the API servers that it names.
+//! From the text of a kubeconfig, as a Secret holds it, or from a person's own, to the API servers that it names.
+
+use std::path::Path;
 
 use kube::Config;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
@@ -26,13 +28,35 @@ impl ApiServers {
             .await
             .map_err(of_no_use)?;
         config.proxy_url = None;
-        if config.tls_server_name.is_none() {
-            // Not every cluster of others has kubeadm's certificates.
-            let host = config.cluster_url.host().unwrap_or_default();
-            config.tls_server_name = Some(host.trim_matches(['[', ']']).to_owned());
-        }
-        Self::from_config(config, None)
+        Self::from_config(by_its_host(config), None)
     }
+
+    /// From a person's own kubeconfig, as kubectl uses it: any cluster, not only one with kubeadm's certificates.
+    ///
+    /// # Errors
+    /// When it is none, lacks something, or has no such context.
+    pub async fn of_person(path: &Path, context: Option<&str>) -> Result<Self, SetupError> {
+        let of_no_use = |source| SetupError::Kubeconfig {
+            path: path.display().to_string(),
+            source,
+        };
+        let options = KubeConfigOptions {
+            context: context.map(str::to_owned),
+            ..KubeConfigOptions::default()
+        };
+        let kubeconfig = Kubeconfig::read_from(path).map_err(of_no_use)?;
+        let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
+        Self::from_config(by_its_host(config.map_err(of_no_use)?), None)
+    }
+}
+
+/// Not every cluster of others has kubeadm's certificates: the name to expect is the one in the URL.
+fn by_its_host(mut config: Config) -> Config {
+    if config.tls_server_name.is_none() {
+        let host = config.cluster_url.host().unwrap_or_default();
+        config.tls_server_name = Some(host.trim_matches(['[', ']']).to_owned());
+    }
+    config
 }
 
 fn of_no_use(source: KubeconfigError) -> SetupError {

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 const CA: &str = include_str!("../../src/api/testdata/ca.pem");
 const CERTIFICATE: &str = include_str!("../../src/api/testdata/server.pem");
 const KEY: &str = include_str!("../../src/api/testdata/server-key.pem");
-const TOKEN: &str = "of-this-test-only";
+pub(crate) const TOKEN: &str = "of-this-test-only";
 
 /// A process that dies with the test.
 pub(crate) struct Process(Child);

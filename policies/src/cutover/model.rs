@@ -224,6 +224,8 @@ pub struct Gate {
 pub struct Obstacle {
     /// A sentence with the way out.
     pub message: String,
+    /// It is being looked at for the first time: nobody has to do anything about it yet.
+    pub pending: bool,
 }
 
 /// What is seen.
@@ -266,6 +268,8 @@ pub struct Held {
 pub enum Reason {
     /// It has ended.
     Ended,
+    /// What must hold for a beginning is being looked at.
+    Looking,
     /// Something stands in the way of a beginning.
     Blocked,
     /// What is heeded too late has been made shorter, and runs out.

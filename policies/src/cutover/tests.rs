@@ -45,6 +45,29 @@ fn seen(weights: &[u8]) -> Seen {
     }
 }
 
+#[test]
+fn what_is_still_being_looked_at_holds_a_beginning_and_calls_for_nobody() {
+    let obstacle = |message: &str, pending| Obstacle {
+        message: message.to_owned(),
+        pending,
+    };
+    let decided = |obstacles: Vec<Obstacle>| {
+        let me = memory(Stage::Checking, false);
+        let seen = Seen {
+            obstacles,
+            ..seen(&[0])
+        };
+        decide(&me, &wanted(), &seen, at(0))
+    };
+    let pending = obstacle("compared", true);
+    assert_eq!(reason(&decided(vec![pending.clone()])), Some(Reason::Looking));
+    let both = vec![pending, obstacle("missing", false)];
+    assert!(
+        matches!(decided(both), Act::Wait(held) if held.reason == Reason::Blocked && held.message == "missing")
+    );
+    assert!(matches!(decided(vec![]), Act::Mark(_)));
+}
+
 fn memory(stage: Stage, reached: bool) -> Memory {
     Memory {
         stage,

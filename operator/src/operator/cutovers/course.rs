@@ -16,6 +16,7 @@ use super::duties::{self, Found, Sense};
 use super::freeze::Freezer;
 use super::gates::Gates;
 use super::ground::Ground;
+use super::parity::Parity;
 use super::status::{self, Facts, Traffic};
 use super::{Teller, preflight, sight};
 use crate::operator::act::{FINALIZER, Hands};
@@ -64,6 +65,8 @@ pub(super) struct State {
     ground: Option<Ground>,
     built: Option<Instant>,
     gates: Option<Gates>,
+    /// Only before the first step.
+    parity: Option<Parity>,
     uids: [Option<String>; 2],
     /// From when on what moves the traffic is ready.
     prepared_until: Option<DateTime<Utc>>,
@@ -200,6 +203,19 @@ impl Course {
         let gates = &mut self.state.gates;
         let gates = gates.get_or_insert_with(|| Gates::new(&object.spec.gates, bell));
         gates.ask(sight::moment(memory.stage));
+        self.compare(object, memory.stage);
+    }
+
+    /// Compares the clusters as long as nothing was touched.
+    fn compare(&mut self, object: &crds::ClusterCutover, stage: Stage) {
+        let (Some(spec), Stage::Checking) = (&object.spec.parity, stage) else {
+            self.state.parity = None;
+            return;
+        };
+        if self.state.parity.is_none() {
+            let ground = self.state.ground.as_ref();
+            self.state.parity = ground.and_then(|g| Parity::new(spec, g, Arc::clone(&self.bell)));
+        }
     }
 
     async fn look(
@@ -218,8 +234,15 @@ impl Course {
         let wanted = sight::wanted(object, ground.settles());
         if memory.stage == Stage::Checking && !wanted.abort {
             let others = self.hands.list_cutovers().await?;
-            (checks, self.state.uids) =
-                preflight::look(&self.name, &object.spec, &self.hands, ground, &others).await;
+            (checks, self.state.uids) = preflight::look(
+                &self.name,
+                &object.spec,
+                &self.hands,
+                ground,
+                self.state.parity.as_ref(),
+                &others,
+            )
+            .await;
         }
         let all = duties_at(&memory, &object.spec);
         let ((weights, traffic), blue, green, frozen) = tokio::join!(
@@ -411,6 +434,7 @@ impl Course {
                 .map(|g| g.targets().into_iter().collect())
                 .unwrap_or_default(),
             prepared_until: self.state.prepared_until,
+            parity: self.state.parity.as_ref().and_then(Parity::status),
             trouble: self.state.trouble.as_deref(),
             singletons: duties::rows(&object.spec.singletons, &look.duties[0], &look.duties[1]),
             now,
@@ -494,5 +518,6 @@ const fn rhythm(stage: Stage) -> Duration {
 fn obstacle(check: &crds::Check) -> Option<Obstacle> {
     matches!(check.result, CheckResult::Block | CheckResult::Unknown).then(|| Obstacle {
         message: format!("{}: {}", check.name, check.message),
+        pending: check.result == CheckResult::Unknown && preflight::PENDING.contains(&check.message.as_str()),
     })
 }

@@ -12,6 +12,7 @@
 //! | `ground` | what one stands on: clusters and driver, from Secrets |
 //! | `clusters`, `gates` | what is asked all the time |
 //! | `duties`, `freeze` | what runs in one of the clusters only; writes that blue refuses meanwhile |
+//! | `parity` | whether green has what blue has, asked before the first step |
 //! | `preflight` | what is asked before anything is touched |
 //! | `rights` | what must be allowed in which cluster, and whether it is |
 //! | `act` | reading and writing objects of this cluster |
@@ -25,6 +26,7 @@ mod duties;
 mod freeze;
 mod gates;
 mod ground;
+mod parity;
 mod preflight;
 mod rights;
 mod sight;

@@ -8,6 +8,7 @@ use lockkeeper_policies::KubernetesVersion;
 
 use super::clusters::Cluster;
 use super::ground::Ground;
+use super::parity::{BEING_COMPARED, Parity};
 use super::rights::{self, Right};
 use crate::api::ApiError;
 use crate::operator::act::Hands;
@@ -15,12 +16,18 @@ use crate::operator::act::Hands;
 /// The minors that Lockkeeper knows (ARCHITECTURE.md).
 const MINORS: std::ops::RangeInclusive<u32> = 33..=37;
 
+const BEING_ASKED: &str = "being asked";
+
+/// What a check says that was not made yet.
+pub(super) const PENDING: [&str; 2] = [BEING_ASKED, BEING_COMPARED];
+
 /// Every check, and the UIDs of the two clusters. `others`: cutovers that have begun and not ended.
 pub(super) async fn look(
     name: &str,
     spec: &crds::ClusterCutoverSpec,
     hands: &Hands,
     ground: &Ground,
+    parity: Option<&Parity>,
     others: &[crds::ClusterCutover],
 ) -> (Vec<crds::Check>, [Option<String>; 2]) {
     let needed = rights::of_operator(&hands.namespace, spec);
@@ -40,7 +47,7 @@ pub(super) async fn look(
                 CheckResult::Block,
                 why.clone(),
             )),
-            Ok(cluster) => *uid = of_cluster(colour, cluster, &mut checks).await,
+            Ok(cluster) => *uid = of_cluster(colour, cluster, spec, &mut checks).await,
         }
     }
     if let [Some(blue), Some(green)] = &uids {
@@ -76,15 +83,25 @@ pub(super) async fn look(
         });
     }
     checks.push(target_free(name, &ground.targets(), others));
+    if spec.parity.is_some() {
+        let found = parity.and_then(Parity::check);
+        let (result, message) = found.unwrap_or_else(|| (CheckResult::Unknown, BEING_COMPARED.to_owned()));
+        checks.push(check("Parity", result, message));
+    }
     (checks, uids)
 }
 
 /// Checks of one cluster; its UID.
-async fn of_cluster(colour: &str, cluster: &Cluster, checks: &mut Vec<crds::Check>) -> Option<String> {
+async fn of_cluster(
+    colour: &str,
+    cluster: &Cluster,
+    spec: &crds::ClusterCutoverSpec,
+    checks: &mut Vec<crds::Check>,
+) -> Option<String> {
     let health = cluster.health();
     let reachable = format!("{colour}Reachable");
     if !health.asked {
-        checks.push(check(&reachable, CheckResult::Unknown, "being asked".to_owned()));
+        checks.push(check(&reachable, CheckResult::Unknown, BEING_ASKED.to_owned()));
         return None;
     }
     let answers = health.lost.is_none();
@@ -99,7 +116,7 @@ async fn of_cluster(colour: &str, cluster: &Cluster, checks: &mut Vec<crds::Chec
         return None;
     }
     let side = cluster.side.to_string();
-    let missing = rights::lacking(&cluster.api, &side, &rights::of_clusters()).await;
+    let missing = rights::lacking(&cluster.api, &side, &rights::of_cluster(cluster.side, spec)).await;
     let permissions = permissions(
         &format!("{colour}Permissions"),
         &format!("the credentials for {side}"),
@@ -205,6 +222,7 @@ fn check(name: &str, result: CheckResult, message: String) -> crds::Check {
 mod tests {
     use super::*;
     use crate::operator::cutovers::testing::object;
+    use lockkeeper_policies::cutover::Side;
 
     #[test]
     fn a_target_that_another_moves_is_refused_with_its_name_until_it_has_ended() {
@@ -261,7 +279,7 @@ mod tests {
 
     #[test]
     fn a_right_that_is_missing_is_named_and_one_that_is_not_known_does_not_pass() {
-        let missing = Ok(rights::of_clusters().split_off(1));
+        let missing = Ok(rights::of_cluster(Side::Blue, &object().spec).split_off(1));
         let found = permissions(
             "GreenPermissions",
             "the credentials for green",

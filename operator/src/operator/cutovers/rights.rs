@@ -6,6 +6,8 @@ use k8s_openapi::api::authorization::v1::{
 };
 use kube::api::{Api, PostParams};
 use lockkeeper_crds as crds;
+use lockkeeper_crds::SingletonKind;
+use lockkeeper_policies::cutover::Side;
 
 use crate::api::{ApiError, ApiServers};
 
@@ -24,8 +26,68 @@ pub(super) enum Right {
     Path(&'static str),
 }
 
-/// What is asked of blue and of green: whether each is ready, what it runs, and which cluster it is.
-pub(super) fn of_clusters() -> Vec<Right> {
+/// What is done in blue or in green: each is asked whether it is ready, what it runs, and which cluster it is; what runs
+/// once is stopped and started; writes to blue are refused.
+pub(super) fn of_cluster(side: Side, spec: &crds::ClusterCutoverSpec) -> Vec<Right> {
+    let mut all = of_either();
+    all.extend(spec.singletons.iter().flat_map(of_singleton));
+    if let (Side::Blue, Some(freeze)) = (side, &spec.freeze) {
+        all.extend(of_freeze(freeze));
+    }
+    all.dedup();
+    all
+}
+
+fn of_singleton(one: &crds::Singleton) -> Vec<Right> {
+    let right = |verb, group, resource, name| Right::Objects {
+        verb,
+        group,
+        resource,
+        namespace: Some(one.namespace.clone()),
+        name,
+    };
+    let (group, resource) = match one.kind {
+        SingletonKind::CronJob => ("batch", "cronjobs"),
+        SingletonKind::Deployment => ("apps", "deployments"),
+        SingletonKind::StatefulSet => ("apps", "statefulsets"),
+    };
+    let what_is_left = match one.kind {
+        SingletonKind::CronJob => right("list", "batch", "jobs", None),
+        SingletonKind::Deployment | SingletonKind::StatefulSet => right("list", "", "pods", None),
+    };
+    vec![
+        right("get", group, resource, Some(one.name.clone())),
+        right("patch", group, resource, Some(one.name.clone())),
+        what_is_left,
+    ]
+}
+
+fn of_freeze(freeze: &crds::Freeze) -> Vec<Right> {
+    let policies = "admissionregistration.k8s.io";
+    let right = |verb, group, resource, namespace| Right::Objects {
+        verb,
+        group,
+        resource,
+        namespace,
+        name: None,
+    };
+    let first = freeze.namespaces.first().cloned();
+    let mut all = vec![
+        right("create", policies, "validatingadmissionpolicies", None),
+        right("delete", policies, "validatingadmissionpolicies", None),
+        right("create", policies, "validatingadmissionpolicybindings", None),
+        right("delete", policies, "validatingadmissionpolicybindings", None),
+        // Whoever names a Job as a policy's parameter must be able to read all of them.
+        right("get", "batch", "jobs", None),
+        right("create", "batch", "jobs", first.clone()),
+        right("delete", "batch", "jobs", first),
+    ];
+    let namespaces = freeze.namespaces.iter().cloned().map(Some);
+    all.extend(namespaces.map(|namespace| right("create", "", "configmaps", namespace)));
+    all
+}
+
+fn of_either() -> Vec<Right> {
     vec![
         Right::Path("/readyz"),
         Right::Path("/version"),
@@ -193,12 +255,39 @@ mod tests {
             [asked.verb, asked.resource, asked.namespace, asked.name].map(Option::unwrap),
             ["get", "secrets", "ns", "green"]
         );
-        let asked = of_clusters()[0].review().spec;
+        let asked = of_either()[0].review().spec;
         assert_eq!(asked.resource_attributes, None);
         assert_eq!(
             asked.non_resource_attributes.unwrap().path.as_deref(),
             Some("/readyz")
         );
+    }
+
+    #[test]
+    fn a_freeze_is_for_blue_to_allow_and_what_runs_once_for_both() {
+        let mut spec = object().spec;
+        assert_eq!(of_cluster(Side::Green, &spec), of_either());
+        spec.singletons = vec![crds::Singleton {
+            kind: SingletonKind::CronJob,
+            namespace: "shop".to_owned(),
+            name: "nightly".to_owned(),
+        }];
+        spec.freeze = Some(crds::Freeze {
+            namespaces: vec!["shop".to_owned()],
+            longest_seconds: 60,
+        });
+        let green = texts(&of_cluster(Side::Green, &spec));
+        let blue = texts(&of_cluster(Side::Blue, &spec));
+        assert!(blue.starts_with(&green));
+        assert_eq!(
+            green[green.len() - 3..],
+            [
+                "get cronjobs of batch shop/nightly",
+                "patch cronjobs of batch shop/nightly",
+                "list jobs of batch in namespace shop",
+            ]
+        );
+        assert!(blue.contains(&"create configmaps in namespace shop".to_owned()));
     }
 
     #[test]

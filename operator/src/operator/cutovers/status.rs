@@ -33,6 +33,8 @@ pub(super) struct Facts<'a> {
     /// The checks of this look; empty: they were not made.
     pub(super) checks: Vec<crds::Check>,
     pub(super) targets: Vec<String>,
+    /// The last comparison of the clusters; none: there was none since.
+    pub(super) parity: Option<crds::ParityStatus>,
     /// What was prepared in this look.
     pub(super) prepared_until: Option<DateTime<Utc>>,
     /// Why the last act was not done.
@@ -91,6 +93,7 @@ pub(super) fn build(facts: &Facts<'_>) -> Option<crds::ClusterCutoverStatus> {
             .as_ref()
             .map(|_| freeze(facts, &before, &now)),
         rollback: rollback(facts),
+        parity: facts.parity.clone().or_else(|| before.parity.clone()),
         held: held.map(|h| crds::Held {
             reason: h.reason.to_string(),
             message: h.message.clone(),

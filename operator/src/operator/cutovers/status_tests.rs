@@ -50,6 +50,7 @@ fn built(
         checks: vec![],
         targets: vec!["haproxy a/b".to_owned()],
         prepared_until: None,
+        parity: None,
         trouble: None,
         singletons: vec![],
         now: now() + TimeDelta::seconds(5),
@@ -89,6 +90,13 @@ fn one_wait_for_settled_returns_on_every_end_and_wherever_a_person_is_wanted() {
             "True RolledBack",
             "True RolledBack",
             "False RolledBack",
+        ),
+        (
+            Stage::Checking,
+            wait(Reason::Looking),
+            "False Looking",
+            "False NotStalled",
+            "False Preflight",
         ),
         (
             Stage::Checking,
