@@ -105,18 +105,22 @@ impl<W: Write> Frames<W> {
     /// Nothing at all is a frame too, or a reader would take it for one that was cut off.
     fn finish(mut self) -> io::Result<W> {
         if self.frame.is_empty() {
-            self.write(&[])?;
+            self.frame(&[])?;
         }
         Ok(self.into)
+    }
+
+    fn frame(&mut self, data: &[u8]) -> io::Result<()> {
+        self.frame.clear();
+        self.frame.reserve(zstd::zstd_safe::compress_bound(data.len()));
+        self.zstd.compress_to_buffer(data, &mut self.frame)?;
+        self.into.write_all(&self.frame)
     }
 }
 
 impl<W: Write> Write for Frames<W> {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.frame.clear();
-        self.frame.reserve(zstd::zstd_safe::compress_bound(data.len()));
-        self.zstd.compress_to_buffer(data, &mut self.frame)?;
-        self.into.write_all(&self.frame)?;
+        self.frame(data)?;
         Ok(data.len())
     }
 
