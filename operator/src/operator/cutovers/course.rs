@@ -214,7 +214,8 @@ impl Course {
         };
         if self.state.parity.is_none() {
             let ground = self.state.ground.as_ref();
-            self.state.parity = ground.and_then(|g| Parity::new(spec, g, Arc::clone(&self.bell)));
+            self.state.parity =
+                ground.and_then(|g| Parity::new(spec, &object.spec.singletons, g, Arc::clone(&self.bell)));
         }
     }
 

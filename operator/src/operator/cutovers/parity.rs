@@ -49,12 +49,17 @@ impl Drop for Parity {
 
 impl Parity {
     /// Begins to compare, once both clusters can be asked. The bell rings after each comparison.
-    pub(super) fn new(spec: &crds::CutoverParity, ground: &Ground, bell: Arc<Notify>) -> Option<Self> {
+    pub(super) fn new(
+        spec: &crds::CutoverParity,
+        singletons: &[crds::Singleton],
+        ground: &Ground,
+        bell: Arc<Notify>,
+    ) -> Option<Self> {
         let (Ok(blue), Ok(green)) = (&ground.blue, &ground.green) else {
             return None;
         };
         let (blue, green) = (blue.api.client(), green.api.client());
-        let wanted = wanted(spec);
+        let wanted = wanted(spec, singletons);
         let last = Arc::new(Mutex::new(None));
         let told = Arc::clone(&last);
         let asking = tokio::spawn(async move {
@@ -93,12 +98,19 @@ impl Parity {
     }
 }
 
-fn wanted(spec: &crds::CutoverParity) -> Wanted {
+/// What runs once is stopped in green, and differs by that.
+fn wanted(spec: &crds::CutoverParity, singletons: &[crds::Singleton]) -> Wanted {
     let accepted = spec.accepted.iter().map(|a| Acceptance {
         kind: KindAsked(a.kind.clone()),
         namespace: a.namespace.clone(),
         name: a.name.clone(),
         reason: a.reason.clone(),
+    });
+    let stopped = singletons.iter().map(|s| Acceptance {
+        kind: KindAsked(s.kind.to_string()),
+        namespace: s.namespace.clone(),
+        name: s.name.clone(),
+        reason: "it runs in one of the clusters only".to_owned(),
     });
     Wanted {
         scope: Scope {
@@ -106,7 +118,7 @@ fn wanted(spec: &crds::CutoverParity) -> Wanted {
             kinds: spec.kinds.iter().cloned().map(KindAsked).collect(),
         },
         selector: spec.selector.clone(),
-        accepted: accepted.collect(),
+        accepted: accepted.chain(stopped).collect(),
     }
 }
 
