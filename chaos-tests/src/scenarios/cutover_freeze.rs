@@ -79,20 +79,9 @@ async fn play(scene: &Scene) -> Result<String> {
             .context("a namespace that is not frozen")?;
         scene.say(format_args!("refused: {why}"));
 
-        // For good: nobody is left to lift it.
-        pair.scene
-            .lab
-            .out(&[
-                "kubectl",
-                "-n",
-                OURS,
-                "scale",
-                "deployment",
-                "--all",
-                "--replicas=0",
-            ])?
-            .check()?;
+        // For good: they are killed, and what comes in their place has no time to get the lease.
         pair.scene.lab.kill("cp1", "operator")?;
+        scale(pair, 0)?;
         let lifted = scene
             .wait_for(
                 "blue to lift the freeze",
@@ -112,18 +101,7 @@ async fn play(scene: &Scene) -> Result<String> {
         );
 
         // Whoever comes back finds a hand-over that is late, and goes back.
-        pair.scene
-            .lab
-            .out(&[
-                "kubectl",
-                "-n",
-                OURS,
-                "scale",
-                "deployment",
-                "--all",
-                "--replicas=2",
-            ])?
-            .check()?;
+        scale(pair, 2)?;
         let back = |s: &ClusterCutoverStatus| s.state == CutoverState::RolledBack;
         let status = cutover.reaches("the way back", LIMIT, back).await?;
         ensure!(
@@ -139,6 +117,12 @@ async fn play(scene: &Scene) -> Result<String> {
         ))
     })
     .await
+}
+
+fn scale(pair: &Pair<'_>, replicas: u32) -> Result<()> {
+    let replicas = format!("--replicas={replicas}");
+    let words = ["kubectl", "-n", OURS, "scale", "deployment", "--all", &replicas];
+    pair.scene.lab.out(&words)?.check().map(drop)
 }
 
 fn named(name: &str) -> ObjectMeta {
