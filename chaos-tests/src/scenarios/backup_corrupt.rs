@@ -22,7 +22,7 @@ use crate::scene::Scene;
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "backup-corrupt",
     about: "a flipped byte, a truncated object, another cluster's manifest: refused by name",
-    suite: Suite::Chaos,
+    suite: Suite::Quick,
     minutes: 3,
     lab: super::one_node,
     leaves_clean: true,

@@ -17,7 +17,7 @@ use crate::scene::Scene;
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "cutover-haproxy",
     about: "two clusters behind one HAProxy: 1, 5, 25, 50, 100 % with no request failed, seen by the clients",
-    suite: Suite::Chaos,
+    suite: Suite::Quick,
     minutes: 5,
     lab: super::one_cluster,
     leaves_clean: false,

@@ -23,7 +23,7 @@ use crate::scene::Scene;
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "encrypted",
     about: "unreadable without the key; a wrong key says so; recipients rotate; the PKI goes encrypted or not at all",
-    suite: Suite::Chaos,
+    suite: Suite::Quick,
     minutes: 3,
     lab: super::one_node,
     leaves_clean: true,

@@ -29,8 +29,8 @@ use crate::scene::{Look, Scene};
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "restore-inplace",
     about: "write, back up, write more, restore on three nodes: as at the backup, and watchers learn it",
-    suite: Suite::Chaos,
-    minutes: 10,
+    suite: Suite::Quick,
+    minutes: 5,
     lab: super::three_nodes,
     leaves_clean: false,
     play: |scene| play(scene).boxed_local(),
