@@ -224,7 +224,11 @@ impl Kept {
         let may_read = Install {
             binary: None,
             chart: scene.install.chart.clone(),
-            set: vec![format!("store.secretNames={{{STORE_SECRET},{SECRET}}}")],
+            set: vec![
+                format!("store.secretNames={{{STORE_SECRET},{SECRET}}}"),
+                // The lab's nodes have one disk each.
+                "agent.verification.onEtcdDisk=true".to_owned(),
+            ],
         };
         scene.lab.install(&may_read, &scene.progress)?;
         Ok(self.encryption.clone())
