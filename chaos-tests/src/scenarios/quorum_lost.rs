@@ -205,8 +205,9 @@ fn refuses_what_it_must(scene: &Scene, survivor: &str, lost: &[String], off: boo
 
 /// Recovers the survivor; the first try is killed in the middle.
 fn recover(scene: &Scene, survivor: &str) -> Result<()> {
-    killed_on_the_way(scene, survivor, &["recover-quorum", "--confirm", CLUSTER])?;
-    rescue(scene, survivor, &["recover-quorum", "--confirm", CLUSTER])?;
+    let words = ["recover-quorum", "--confirm", CLUSTER];
+    killed_on_the_way(scene, survivor, &words, &(12..28))?;
+    rescue(scene, survivor, &words)?;
     let journal = rescue(scene, survivor, &["journal"])?;
     ensure!(
         journal.contains("ended: Done"),

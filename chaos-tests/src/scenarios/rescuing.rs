@@ -69,9 +69,14 @@ pub(super) fn address(scene: &Scene, node: &str) -> Result<String> {
     Ok(scene.lab.node(node)?.address().to_string())
 }
 
-/// Begins a rescue and kills it after some seconds.
-pub(super) fn killed_on_the_way(scene: &Scene, node: &str, words: &[&str]) -> Result<()> {
-    let seconds = (12 + scene.below(16)).to_string();
+/// Begins a rescue and kills it after some seconds: within what it takes at least.
+pub(super) fn killed_on_the_way(
+    scene: &Scene,
+    node: &str,
+    words: &[&str],
+    seconds: &Range<u64>,
+) -> Result<()> {
+    let seconds = (seconds.start + scene.below(seconds.end - seconds.start)).to_string();
     scene.say(format_args!(
         "{node}: lockkeeper rescue {}, killed after {seconds} s",
         words.join(" ")
@@ -220,7 +225,7 @@ pub(super) fn rejoin(scene: &Scene, node: &str, survivor: &str) -> Result<()> {
     let via = address(scene, survivor)?;
     let words = ["rejoin", "--confirm", CLUSTER, "--via", &via];
     if scene.below(2) == 1 {
-        killed_on_the_way(scene, node, &words)?;
+        killed_on_the_way(scene, node, &words, &(2..10))?;
     }
     rescue(scene, node, &words)?;
     refused(scene, node, &words, "there is nothing to rejoin")

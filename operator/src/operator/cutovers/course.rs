@@ -299,7 +299,10 @@ impl Course {
             return Some(false);
         };
         let blue = ground.blue.as_ref().ok().filter(|c| c.health().lost.is_none())?;
-        Freezer::new(blue, spec, &self.name, &self.uid).is_there().await
+        let there = Freezer::new(blue, spec, &self.name, &self.uid).is_there().await;
+        there
+            .inspect_err(|error| tracing::warn!(cutover = self.name, %error, "is blue frozen?"))
+            .ok()
     }
 
     /// One act on what runs once, or on the freeze. What was not done is done by a later look.

@@ -8,7 +8,7 @@
 //! Whether it is in force is asked where it counts: by a creation that is tried and not made (`dryRun`).
 
 use chrono::{DateTime, Utc};
-use futures::future::join_all;
+use futures::future::try_join_all;
 use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
@@ -50,23 +50,14 @@ impl<'a> Freezer<'a> {
         }
     }
 
-    /// Whether writes are refused in all of the namespaces; none: it cannot be told.
-    pub(super) async fn is_there(&self) -> Option<bool> {
-        let tried = join_all(
-            self.spec
-                .namespaces
-                .iter()
-                .map(|namespace| self.refuses(namespace)),
-        );
-        let tried = tried.await.into_iter();
-        let tried = tried.collect::<Result<Vec<bool>, ApiError>>();
-        match tried {
-            Ok(all) => Some(all.into_iter().all(|refused| refused)),
-            Err(error) => {
-                tracing::warn!(cutover = self.cutover, %error, "whether writes are refused cannot be told");
-                None
-            }
-        }
+    /// Whether writes are refused in all of the namespaces.
+    ///
+    /// # Errors
+    /// When a write cannot even be tried: there is no such namespace, or no right.
+    pub(super) async fn is_there(&self) -> Result<bool, ApiError> {
+        let namespaces = self.spec.namespaces.iter();
+        let tried = try_join_all(namespaces.map(|namespace| self.refuses(namespace))).await?;
+        Ok(tried.into_iter().all(|refused| refused))
     }
 
     async fn refuses(&self, namespace: &str) -> Result<bool, ApiError> {

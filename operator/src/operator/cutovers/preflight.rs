@@ -7,6 +7,7 @@ use lockkeeper_crds::CheckResult;
 use lockkeeper_policies::KubernetesVersion;
 
 use super::clusters::Cluster;
+use super::freeze::Freezer;
 use super::ground::Ground;
 use super::parity::{BEING_COMPARED, Parity};
 use super::rights::{self, Right};
@@ -80,6 +81,17 @@ pub(super) async fn look(
         checks.push(match cannot {
             None => check("Weights", CheckResult::Pass, "every step can be set".to_owned()),
             Some(error) => check("Weights", CheckResult::Block, error.to_string()),
+        });
+    }
+    if let (Some(freeze), Ok(blue)) = (&spec.freeze, &ground.blue) {
+        let tried = Freezer::new(blue, freeze, name, "").is_there().await;
+        checks.push(match tried {
+            Ok(_) => check("Freeze", CheckResult::Pass, "writes to blue can be tried".to_owned()),
+            Err(error) => check(
+                "Freeze",
+                CheckResult::Block,
+                format!("whether writes to blue are refused could not be told: {error}: correct spec.freeze.namespaces"),
+            ),
         });
     }
     checks.push(target_free(name, &ground.targets(), others));
