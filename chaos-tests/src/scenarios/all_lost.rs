@@ -345,7 +345,7 @@ fn restore(scene: &Scene, first: &str, kept: &Kept) -> Result<()> {
     )?;
     refused(scene, first, &words(&confirm, &keyless), "key")?;
     refused(scene, first, &["restore", "--resume"], "--resume: no")?;
-    killed_on_the_way(scene, first, &words(&confirm, &flags), &(12..28))?;
+    killed_on_the_way(scene, first, &words(&confirm, &flags), &(8..20))?;
     rescue(scene, first, &words(&confirm, &flags))?;
     let journal = rescue(scene, first, &["journal"])?;
     ensure!(

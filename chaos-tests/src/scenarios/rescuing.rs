@@ -1,6 +1,7 @@
 //! `lockkeeper rescue` as the scenarios of lost control planes use it: brought to the nodes, run in their shells,
 //! killed there; and what must hold when all is well again.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
