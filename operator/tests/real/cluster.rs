@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use lockkeeper::api::{Address, ApiServers};
 use rustix::process::{Pid, Signal, kill_process};
 
-const CA: &str = include_str!("../../src/api/testdata/ca.pem");
+pub(crate) const CA: &str = include_str!("../../src/api/testdata/ca.pem");
 const CERTIFICATE: &str = include_str!("../../src/api/testdata/server.pem");
 const KEY: &str = include_str!("../../src/api/testdata/server-key.pem");
 pub(crate) const TOKEN: &str = "of-this-test-only";
