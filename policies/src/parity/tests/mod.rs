@@ -2,6 +2,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod images;
 mod inventories;
 mod kinds;
 mod objects;
@@ -19,6 +20,7 @@ fn record(kind: &Kind, object: &Value) -> Option<Record> {
         kind,
         scope: &scope,
         keyed: Keyed::new(&KEY),
+        images: Images::default(),
     };
     recorder.record(object.clone()).unwrap()
 }
