@@ -169,7 +169,11 @@ async fn a_cutover_begins_when_green_has_everything_and_is_known_to_have_it() {
         (ParityOutcome::Different, 2, 1, 0)
     );
     assert_eq!(parity.sample, ["missing ConfigMap shop/settings"]);
-    assert!(status.message.contains("lacks 1 objects"), "{}", status.message);
+    assert!(
+        status.message.contains("1 are missing in green"),
+        "{}",
+        status.message
+    );
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(
         *weights.lock().unwrap(),
