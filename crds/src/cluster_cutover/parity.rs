@@ -41,7 +41,7 @@ pub struct CutoverParity {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AcceptedDifference {
-    /// As in `kinds`.
+    /// As in `kinds`; `Image` for what the pods of an image run.
     #[schemars(
         regex(pattern = r"^[A-Za-z][A-Za-z0-9-]*(\.[a-z0-9.-]+)?$"),
         length(max = 253)

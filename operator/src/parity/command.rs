@@ -19,7 +19,8 @@ const NOT_TOLD: u8 = 2;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Objects are compared without what a cluster makes by itself: status, UIDs, addresses, node names, tokens, and what a
-built-in controller makes of other objects. Contents are hashed with a key made for this one comparison; of what differs
+built-in controller makes of other objects. An image that names its digest is that digest; and where an image runs in
+both clusters, what its pods run is compared too, whatever the tag says (kind Image). Contents are hashed with a key made for this one comparison; of what differs
 the fields are named, and never what stands in them. By default: every kind that can be listed but events, leases,
 nodes, endpoints and their like, in every namespace but kube-*.
 
@@ -164,7 +165,8 @@ async fn uid(client: &Client) -> Option<String> {
 fn acceptance(text: &str) -> Result<Acceptance, String> {
     let form = "write KIND/NAMESPACE/NAME=REASON, or KIND//NAME=REASON for what lies in no namespace";
     let (object, reason) = text.split_once('=').ok_or(form)?;
-    let parts: Vec<_> = object.split('/').collect();
+    // An image's name has slashes of its own.
+    let parts: Vec<_> = object.splitn(3, '/').collect();
     let [kind, namespace, name] = parts.as_slice() else {
         return Err(form.to_owned());
     };
@@ -192,13 +194,14 @@ mod tests {
         let found = acceptance("StorageClass//fast=the new driver = better").unwrap();
         assert_eq!((found.namespace.as_str(), found.name.as_str()), ("", "fast"));
         assert_eq!(found.reason, "the new driver = better");
+        let found = acceptance("Image/shop/r.example.com/web:1=rebuilt").unwrap();
+        assert_eq!(found.name, "r.example.com/web:1");
         for bad in [
             "ConfigMap/shop/a",
             "ConfigMap/a=b",
             "/shop/a=b",
             "ConfigMap/shop/=b",
             "ConfigMap/shop/a= ",
-            "a/b/c/d=e",
         ] {
             assert!(acceptance(bad).is_err(), "{bad}");
         }

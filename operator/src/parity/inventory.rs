@@ -7,7 +7,7 @@ use futures::io::AsyncBufReadExt as _;
 use kube::Client;
 use kube::api::ListParams;
 use kube::core::Request;
-use lockkeeper_policies::parity::{Keyed, Kind, Record, Recorder, Scope, Unreadable};
+use lockkeeper_policies::parity::{Images, Keyed, Kind, Record, Recorder, Scope, Unreadable};
 use tokio::time::{sleep, timeout};
 
 use super::discover::Served;
@@ -75,15 +75,20 @@ impl PageError {
     }
 }
 
-/// All of it, as records.
+/// All of it, as records; and, of pods, what their images are.
 ///
 /// # Errors
 /// A sentence. Then it is unknown what there is: a part of a list is never taken for the whole.
-pub(super) async fn take(client: &Client, order: &Order, keyed: Keyed) -> Result<Vec<Record>, String> {
+pub(super) async fn take(
+    client: &Client,
+    order: &Order,
+    keyed: Keyed,
+) -> Result<(Vec<Record>, Images), String> {
     let mut recorder = Recorder {
         kind: &order.kind,
         scope: &order.scope,
         keyed,
+        images: Images::default(),
     };
     let mut records = Vec::new();
     for path in order.paths() {
@@ -99,7 +104,7 @@ pub(super) async fn take(client: &Client, order: &Order, keyed: Keyed) -> Result
         }
     }
     records.shrink_to_fit();
-    Ok(records)
+    Ok((records, recorder.images))
 }
 
 impl Order {

@@ -21,7 +21,7 @@ fn order(namespaces: &[&str]) -> Order {
 }
 
 async fn names(client: &Client, order: &Order) -> Result<Vec<String>, String> {
-    let records = take(client, order, Keyed::new(&[1; KEY_LENGTH])).await?;
+    let (records, _) = take(client, order, Keyed::new(&[1; KEY_LENGTH])).await?;
     Ok(records.iter().map(|r| r.name.to_string()).collect())
 }
 

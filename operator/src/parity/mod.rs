@@ -28,7 +28,8 @@ use std::sync::Arc;
 
 use kube::Client;
 use lockkeeper_policies::parity::{
-    Acceptance, KEY_LENGTH, Keyed, Kind, KindReport, Listed, Outcome, Report, Scope, Side, compare,
+    Acceptance, Images, KEY_LENGTH, Keyed, Kind, KindReport, Listed, Outcome, Report, Scope, Side, compare,
+    compare_images,
 };
 use rand::RngCore as _;
 use tokio::sync::Semaphore;
@@ -203,31 +204,32 @@ async fn read(blue: &Client, green: &Client, pairs: &[Pair], wanted: &Wanted) ->
                 (client.clone(), order.clone(), keyed.clone(), Arc::clone(&turns));
             tasks.spawn(async move {
                 let Some(order) = order else {
-                    return (at, of, Listed::Absent);
+                    return (at, of, (Listed::Absent, Images::default()));
                 };
                 // Never closed.
                 let _turn = turns.acquire_owned().await;
-                let listed = match inventory::take(&client, &order, keyed).await {
-                    Ok(records) => Listed::Known(records),
-                    Err(why) => Listed::Unknown(why),
+                let taken = match inventory::take(&client, &order, keyed).await {
+                    Ok((records, images)) => (Listed::Known(records), images),
+                    Err(why) => (Listed::Unknown(why), Images::default()),
                 };
-                (at, of, listed)
+                (at, of, taken)
             });
         }
     }
-    let mut waiting: BTreeMap<usize, Listed> = BTreeMap::new();
+    let mut waiting: BTreeMap<usize, (Listed, Images)> = BTreeMap::new();
     let mut reports = Vec::new();
     while let Some(done) = tasks.join_next().await {
         // A task that panicked leaves its kind out of `reports`: see below.
-        let Ok((at, of, listed)) = done else { continue };
+        let Ok((at, of, taken)) = done else { continue };
         let Some(other) = waiting.remove(&at) else {
-            waiting.insert(at, listed);
+            waiting.insert(at, taken);
             continue;
         };
-        let (blue, green) = match of {
-            Side::Blue => (listed, other),
-            Side::Green => (other, listed),
+        let ((blue, in_blue), (green, in_green)) = match of {
+            Side::Blue => (taken, other),
+            Side::Green => (other, taken),
         };
+        reports.extend(compare_images(&in_blue, &in_green, &wanted.accepted));
         let Some(order) = pairs.get(at).and_then(Pair::any) else {
             continue;
         };

@@ -8,6 +8,7 @@
 #[path = "../real/cluster.rs"]
 #[allow(dead_code)] // Shared with tests that kill servers.
 mod cluster;
+mod cutover;
 mod figures;
 mod world;
 

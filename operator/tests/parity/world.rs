@@ -53,6 +53,27 @@ impl Pair {
         create(&self.client(side), path, object).await;
     }
 
+    pub(crate) fn lockkeeper(&self) -> PathBuf {
+        self.blue.lockkeeper()
+    }
+
+    /// Ours, in blue.
+    pub(crate) async fn install_crds(&self) {
+        let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+        for crd in lockkeeper_crds::all() {
+            self.create(Side::Blue, path, &serde_json::to_value(&crd).unwrap())
+                .await;
+        }
+        let served = http::Request::get("/apis/lockkeeper.dev/v1alpha1/clustercutovers")
+            .body(vec![])
+            .unwrap();
+        let end = Instant::now() + Duration::from_secs(30);
+        while let Err(error) = self.client(Side::Blue).request::<Value>(served.clone()).await {
+            assert!(Instant::now() < end, "{error}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
     pub(crate) async fn namespace(&self, side: Side, name: &str) {
         self.create(side, "/api/v1/namespaces", &json!({"metadata": {"name": name}}))
             .await;
@@ -69,7 +90,7 @@ impl Pair {
     }
 
     /// An account that may list and get these of the core's, and its token in a kubeconfig.
-    pub(crate) async fn reader(&self, side: Side, resources: &[&str]) {
+    pub(crate) async fn reader(&self, side: Side, resources: &[&str]) -> String {
         let rbac = "/apis/rbac.authorization.k8s.io/v1";
         let role = json!({"metadata": {"name": "reader"}, "rules": [{"apiGroups": [""], "resources": resources, "verbs": ["get", "list"]}]});
         self.create(side, &format!("{rbac}/clusterroles"), &role).await;
@@ -86,9 +107,10 @@ impl Pair {
         let answer: Value = self.client(side).request(request.unwrap()).await.unwrap();
         let token = answer["status"]["token"].as_str().unwrap();
         std::fs::write(self.reader_config(side), self.config(side, token)).unwrap();
+        token.to_owned()
     }
 
-    fn config(&self, side: Side, token: &str) -> String {
+    pub(crate) fn config(&self, side: Side, token: &str) -> String {
         format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: x\n\
              clusters: [{{name: c, cluster: {{server: 'https://{}', certificate-authority: ca.pem, tls-server-name: kubernetes.default.svc}}}}]\n\

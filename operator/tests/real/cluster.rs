@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use lockkeeper::api::{Address, ApiServers};
 use rustix::process::{Pid, Signal, kill_process};
 
-const CA: &str = include_str!("../../src/api/testdata/ca.pem");
+pub(crate) const CA: &str = include_str!("../../src/api/testdata/ca.pem");
 const CERTIFICATE: &str = include_str!("../../src/api/testdata/server.pem");
 const KEY: &str = include_str!("../../src/api/testdata/server-key.pem");
 pub(crate) const TOKEN: &str = "of-this-test-only";
@@ -89,8 +89,10 @@ impl Cluster {
         ] {
             std::fs::write(path.join(name), text).unwrap();
         }
-        // A copy: builds of others in the same target directory may replace it meanwhile.
-        std::fs::copy(env!("CARGO_BIN_EXE_lockkeeper"), path.join("lockkeeper")).unwrap();
+        // A copy: builds of others in the same target directory may replace it meanwhile, or have done so.
+        let ours = std::env::var_os("LOCKKEEPER_TEST_LOCKKEEPER");
+        let ours = ours.unwrap_or_else(|| env!("CARGO_BIN_EXE_lockkeeper").into());
+        std::fs::copy(ours, path.join("lockkeeper")).unwrap();
         let etcd_url = format!("http://127.0.0.1:{}", free_port());
         let peer_url = format!("http://127.0.0.1:{}", free_port());
         let etcd = Process::start(

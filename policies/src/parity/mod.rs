@@ -11,6 +11,7 @@
 //! | `ready` | whether it does what it is there for |
 //! | `digest` | a keyed hash of what is meant |
 //! | `compare` | two inventories of one kind, side by side |
+//! | `images` | what running pods' images are, whatever their tags say |
 //! | `fields` | which fields differ, never what stands in them |
 //!
 //! An object becomes a [`Record`] of a hundred bytes as soon as it is read, so that memory grows with the number of
@@ -19,6 +20,7 @@
 mod compare;
 mod digest;
 mod fields;
+mod images;
 mod normal;
 mod ready;
 mod scope;
@@ -30,6 +32,7 @@ pub use compare::{
 };
 pub use digest::{Digest, KEY_LENGTH, Keyed};
 pub use fields::fields;
+pub use images::{Images, compare_images};
 pub use normal::{Normal, Unreadable, normalise};
 pub use scope::{KindAsked, Scope};
 
@@ -87,6 +90,8 @@ pub struct Recorder<'a> {
     pub scope: &'a Scope,
     /// Hashes them.
     pub keyed: Keyed,
+    /// Of pods: what their images are, also of those that are not compared themselves.
+    pub images: Images,
 }
 
 impl Recorder<'_> {
@@ -95,6 +100,7 @@ impl Recorder<'_> {
     /// # Errors
     /// When it is no object.
     pub fn record(&mut self, object: Value) -> Result<Option<Record>, Unreadable> {
+        self.note_images(&object);
         let Some(normal) = normalise(self.kind, object)? else {
             return Ok(None);
         };
@@ -107,5 +113,16 @@ impl Recorder<'_> {
             name: normal.name.into(),
             not_ready: normal.not_ready.map(Into::into),
         }))
+    }
+
+    fn note_images(&mut self, object: &Value) {
+        if !self.kind.group.is_empty() || self.kind.kind != "Pod" {
+            return;
+        }
+        let namespace = object.pointer("/metadata/namespace").and_then(Value::as_str);
+        let namespace = namespace.unwrap_or_default();
+        if self.scope.holds(self.kind, namespace, "") {
+            self.images.note(namespace, object);
+        }
     }
 }

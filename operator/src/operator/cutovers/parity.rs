@@ -143,9 +143,9 @@ fn check(report: &Report) -> (CheckResult, String) {
         ParityOutcome::Different => {
             let first = lines(report).into_iter().next().unwrap_or_default();
             let text = format!(
-                "green lacks {} objects of blue, {} differ, {} are not ready; first: {first}. Apply them there, or accept \
-                 them in spec.parity.accepted of a new ClusterCutover; status.parity and `lockkeeper parity` name them",
-                sum.missing, sum.different, sum.not_ready
+                "of {} objects of blue {} are missing in green, {} differ, {} are not ready; first: {first}. Apply them \
+                 there, or accept them in spec.parity.accepted of a new ClusterCutover; status.parity and `lockkeeper parity` name them",
+                sum.blue, sum.missing, sum.different, sum.not_ready
             );
             (CheckResult::Block, text)
         }
@@ -235,7 +235,7 @@ mod tests {
         let (result, text) = of(vec![kind(2, None)]);
         assert_eq!(result, CheckResult::Block);
         assert!(
-            text.contains("lacks 2 objects") && text.contains("ConfigMap shop/c0"),
+            text.contains("2 are missing in green") && text.contains("ConfigMap shop/c0"),
             "{text}"
         );
         let (result, text) = of(vec![kind(0, None), kind(0, Some("green: forbidden"))]);
