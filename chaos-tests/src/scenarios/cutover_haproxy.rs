@@ -1,6 +1,6 @@
 //! Traffic goes from blue to green behind an HAProxy, step by step.
 //!
-//! Not yet seen failing on purpose.
+//! Seen failing: with a driver that sets 33 for 25 and reads 25 ("green's shares at the edge were [0, 1, 5, 33, 50, 100]").
 
 use std::time::Instant;
 
