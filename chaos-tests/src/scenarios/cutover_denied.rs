@@ -1,7 +1,8 @@
 //! Credentials that lack one right: what lacks is named, and nothing is touched. A Secret with other credentials is
 //! noticed, and with the right given it goes on by itself.
 //!
-//! Not yet seen failing on purpose.
+//! Seen failing: a chart whose role lets the operator read every Secret of its namespace ("waited 60 s for
+//! OperatorPermissions: may not get secrets lockkeeper-system/unnamed").
 
 use std::time::Duration;
 
