@@ -9,6 +9,7 @@ use rustix::process::Signal;
 
 use crate::cache::{Cache, write_whole};
 use crate::cgroup::Layout;
+use crate::edge::EDGE;
 use crate::kubeadm::{self, Secrets};
 use crate::network::{self, FABRIC};
 use crate::node::Node;
@@ -462,7 +463,9 @@ pub fn take_down(home: &Home) -> Result<()> {
 
 /// Namespaces whose names are those of this lab, for when the state file is gone.
 fn found_namespaces(home: &Home) -> BTreeSet<String> {
-    let wanted: BTreeSet<String> = std::iter::once(FABRIC.to_owned())
+    let wanted: BTreeSet<String> = [FABRIC, EDGE]
+        .map(str::to_owned)
+        .into_iter()
         .chain((1..=address::MOST_NODES).map(address::name))
         .map(|of| home.namespace(&of))
         .collect();

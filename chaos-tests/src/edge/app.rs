@@ -1,5 +1,6 @@
 //! An application that answers with its colour, and fails as often as it is told to.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -133,6 +134,30 @@ pub async fn apply(pair: &Pair<'_>, client: &kube::Client, object: &Value) -> Re
             Ok(Look::Done(()))
         })
         .await
+}
+
+/// What must still be there afterwards, as it was: in both clusters the namespace of the application, and each object
+/// in it that was made for it, with its UID and its generation.
+pub async fn belongings(pair: &Pair<'_>) -> Result<BTreeMap<String, (Option<String>, Option<i64>)>> {
+    let mut all = BTreeMap::new();
+    for colour in [Colour::Blue, Colour::Green] {
+        let client = pair.client(colour).await?;
+        for object in objects(colour) {
+            let types: TypeMeta = serde_json::from_value(object.clone())?;
+            let kind = ApiResource::from_gvk(&GroupVersionKind::try_from(types)?);
+            let named: DynamicObject = serde_json::from_value(object)?;
+            let api: Api<DynamicObject> = match &named.metadata.namespace {
+                Some(namespace) => Api::namespaced_with(client.clone(), namespace, &kind),
+                None => Api::all_with(client.clone(), &kind),
+            };
+            let found = api.get(&named.metadata.name.unwrap_or_default()).await?.metadata;
+            all.insert(
+                format!("{} {}", colour.name(), kind.kind),
+                (found.uid, found.generation),
+            );
+        }
+    }
+    Ok(all)
 }
 
 /// Small, and the same in both clusters but for the argument that is the colour.

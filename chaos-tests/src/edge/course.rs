@@ -6,16 +6,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use kube::api::{Api, Patch, PatchParams};
-use lockkeeper_crds::{ClusterCutover, ClusterCutoverStatus};
+use lockkeeper_crds::{ClusterCutover, ClusterCutoverStatus, CutoverState};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
+use super::dns::{self, Dns, SERVERS, Server};
+use super::network::applications;
 use super::{BACKEND, Colour, Pair, Proxy, RUNTIME_API};
 use crate::install::{Install, NAMESPACE};
 use crate::scene::Look;
 
-/// The Secret with green's kubeconfig.
-const SECRET: &str = "green";
+/// The Secret with the key that signs updates.
+const DNS_SECRET: &str = "dns";
 const MINUTE: Duration = Duration::from_secs(60);
 /// Between two looks at the edge's weights.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -23,38 +25,60 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 impl<'a> Pair<'a> {
     /// Installs Lockkeeper in blue, with leave to read green's kubeconfig and nothing else.
     pub async fn install(&self) -> Result<()> {
-        self.install_with(&[]).await
+        self.install_as(Colour::Blue, &[], &[]).await
     }
 
     /// The same, with more values for helm.
-    pub async fn install_with(&self, more: &[&str]) -> Result<()> {
-        let client = self.client(Colour::Blue).await?;
-        let green = self.kubeconfig(Colour::Green)?;
-        let objects = [
-            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}),
-            json!({
-                "apiVersion": "v1", "kind": "Secret",
-                "metadata": {"name": SECRET, "namespace": NAMESPACE},
-                "stringData": {"kubeconfig": green},
-            }),
-        ];
-        for object in &objects {
-            super::app::apply(self, &client, object).await?;
+    pub async fn install_with(&self, values: &[&str]) -> Result<()> {
+        self.install_as(Colour::Blue, &[], values).await
+    }
+
+    /// Installs Lockkeeper in a colour's cluster, with leave to read the other's kubeconfig and more Secrets: the name
+    /// of each, a key and its content.
+    pub async fn install_in(&self, home: Colour, more: &[(&str, &str, &str)]) -> Result<()> {
+        self.install_as(home, more, &[]).await
+    }
+
+    async fn install_as(&self, home: Colour, more: &[(&str, &str, &str)], values: &[&str]) -> Result<()> {
+        let client = self.client(home).await?;
+        let other = home.other();
+        let kubeconfig = self.kubeconfig(other)?;
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
+        super::app::apply(self, &client, &namespace).await?;
+        let mut names = Vec::new();
+        for (name, key, content) in [(other.name(), "kubeconfig", &*kubeconfig)].iter().chain(more) {
+            self.write_secret(home, name, key, content).await?;
+            names.push(*name);
         }
         let mut install: Install = self.scene.install.clone();
         let own = [
             "cutover.enabled=true",
-            &format!("cutover.secretNames={{{SECRET}}}"),
+            &format!("cutover.secretNames={{{}}}", names.join(",")),
         ];
         install
             .set
-            .extend(own.iter().chain(more).map(|&value| value.to_owned()));
-        self.scene.lab.install(&install, &self.scene.progress)
+            .extend(own.iter().chain(values).map(|&value| value.to_owned()));
+        self.lab(home).install(&install, &self.scene.progress)
     }
 
-    /// Makes a ClusterCutover of the edge's backend.
+    /// Writes a Secret into Lockkeeper's namespace.
+    pub async fn write_secret(&self, home: Colour, name: &str, key: &str, content: &str) -> Result<()> {
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret",
+            "metadata": {"name": name, "namespace": NAMESPACE}, "stringData": {key: content},
+        });
+        super::app::apply(self, &self.client(home).await?, &secret).await
+    }
+
+    /// Installs Lockkeeper in blue, with leave to use the DNS servers' key too.
+    pub async fn install_with_dns(&self, dns: &Dns) -> Result<()> {
+        self.install_in(Colour::Blue, &[(DNS_SECRET, "key", &dns.key)])
+            .await
+    }
+
+    /// Makes a ClusterCutover.
     pub async fn begin(&self, name: &str, plan: &Plan) -> Result<Cutover<'_, 'a>> {
-        let client = self.client(Colour::Blue).await?;
+        let client = self.client(plan.home).await?;
         let object = json!({
             "apiVersion": "lockkeeper.dev/v1alpha1", "kind": "ClusterCutover", "metadata": {"name": name},
             "spec": plan.spec(),
@@ -73,6 +97,14 @@ impl<'a> Pair<'a> {
 /// What a cutover is to do.
 #[derive(Debug, Clone)]
 pub struct Plan {
+    /// In whose cluster Lockkeeper lives.
+    pub home: Colour,
+    /// The Secret with the other's kubeconfig.
+    pub secret: String,
+    /// What moves the traffic.
+    pub steers: Steers,
+    /// What a loss of blue, and one of green, means after a few seconds: `Hold` or `GoBack`. As usual without it.
+    pub when_lost: Option<[&'static str; 2]>,
     /// Green's shares.
     pub steps: Vec<u8>,
     /// Seconds of each.
@@ -87,6 +119,37 @@ pub struct Plan {
     pub more: Value,
 }
 
+/// What moves the traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Steers {
+    /// The edge's HAProxy.
+    Haproxy,
+    /// The addresses of the shop's name.
+    Dns,
+}
+
+impl Steers {
+    fn spec(self) -> Value {
+        if self == Self::Haproxy {
+            let (address, port) = RUNTIME_API;
+            return json!({"haproxy": {
+                "endpoints": [format!("{address}:{port}")], "backend": BACKEND,
+                "blue": ["blue"], "green": ["green"],
+            }});
+        }
+        json!({"dns": {
+            "name": dns::NAME, "zone": dns::ZONE,
+            "primary": Server::Primary.address(), "servers": SERVERS.map(Server::address),
+            "tsig": {"name": dns::KEY, "secret": {"name": DNS_SECRET}},
+            "blue": applications(Colour::Blue), "green": applications(Colour::Green),
+            "ttlSeconds": dns::TTL, "cutoverTtlSeconds": dns::CUTOVER_TTL,
+        }})
+    }
+}
+
+/// Seconds until an API that does not answer counts as lost, where a plan says what that means.
+const LOST_AFTER: u32 = 6;
+
 /// Rounds of a gate that must fail in a row.
 pub const FAILURES: u32 = 2;
 
@@ -97,14 +160,13 @@ impl Plan {
             .iter()
             .map(|green| json!({"green": green, "soakSeconds": self.soak}))
             .collect();
-        let (address, port) = RUNTIME_API;
+        let access = |colour: Colour| match colour == self.home {
+            true => json!({"thisCluster": true}),
+            false => json!({"kubeconfigSecret": {"name": self.secret}}),
+        };
         let mut spec = json!({
-            "blue": {"thisCluster": true},
-            "green": {"kubeconfigSecret": {"name": SECRET}},
-            "traffic": {"haproxy": {
-                "endpoints": [format!("{address}:{port}")], "backend": BACKEND,
-                "blue": ["blue"], "green": ["green"],
-            }},
+            "blue": access(Colour::Blue), "green": access(Colour::Green),
+            "traffic": self.steers.spec(),
             "steps": steps,
             "gates": [{
                 "name": "shop", "intervalSeconds": 1, "passes": 2, "failures": FAILURES,
@@ -112,6 +174,10 @@ impl Plan {
             }],
             "rollbackWindowSeconds": self.window,
         });
+        if let (Some([blue, green]), Some(fields)) = (self.when_lost, spec.as_object_mut()) {
+            let when_lost = json!({"afterSeconds": LOST_AFTER, "blue": blue, "green": green});
+            fields.insert("whenLost".to_owned(), when_lost);
+        }
         if let (Value::Object(spec), Value::Object(more)) = (&mut spec, &self.more) {
             spec.extend(more.clone());
         }
@@ -148,6 +214,21 @@ impl Cutover<'_, '_> {
             .patch(&self.name, &PatchParams::default(), &patch)
             .await?;
         Ok(word)
+    }
+
+    /// The object as it is now.
+    pub async fn object(&self) -> Result<ClusterCutover> {
+        Ok(self.api.get(&self.name).await?)
+    }
+
+    /// Waits until it is held, for this reason.
+    pub async fn is_held(&self, reason: &str, limit: Duration) -> Result<ClusterCutoverStatus> {
+        let what = format!("{} to be held as {reason}", self.name);
+        let held = |status: &ClusterCutoverStatus| {
+            status.state == CutoverState::Held
+                && status.held.as_ref().is_some_and(|held| held.reason == reason)
+        };
+        self.reaches(&what, limit, held).await
     }
 
     /// Waits until its status is accepted.
@@ -205,9 +286,18 @@ impl Drop for Watch {
 }
 
 impl Watch {
-    /// Begins to look at the edge.
+    /// Begins to look at the edge's HAProxy.
     #[must_use]
     pub fn start() -> Self {
+        Self::of(Proxy::green_share)
+    }
+
+    /// Begins to look at something else that is a small number.
+    #[must_use]
+    pub fn of<F>(look: impl Fn() -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = Result<u8>> + Send,
+    {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let book = Arc::clone(&seen);
         let task = tokio::spawn(async move {
@@ -215,7 +305,7 @@ impl Watch {
             loop {
                 ticks.tick().await;
                 // An edge that does not answer has no other weights by that.
-                let Ok(green) = Proxy::green_share().await else {
+                let Ok(green) = look().await else {
                     continue;
                 };
                 let mut book = book.lock().unwrap_or_else(PoisonError::into_inner);

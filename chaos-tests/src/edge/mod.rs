@@ -9,6 +9,7 @@
 //! | `network` | the edge's namespace, its cables to both clusters, and each cluster's addresses as others see them |
 //! | `app` | what answers with its colour, as a program and as objects |
 //! | `proxy` | HAProxy with both colours' servers |
+//! | `dns` | a name's two authoritative servers, where a scenario wants them |
 //! | `course` | a ClusterCutover, and the weights that the edge really has |
 //! | `ledger` | what runs in one cluster only, and where it writes who it is |
 //! | `clients` | who asks all the time, and what they were answered |
@@ -16,6 +17,7 @@
 pub mod app;
 mod clients;
 mod course;
+pub mod dns;
 pub mod ledger;
 mod network;
 mod proxy;
@@ -31,8 +33,10 @@ use crate::remains;
 use crate::scene::Scene;
 use crate::state::Options;
 
+use clients::Target;
 pub use clients::{Clients, Count};
-pub use course::{Cutover, FAILURES, Plan, Watch};
+pub use course::{Cutover, FAILURES, Plan, Steers, Watch};
+pub use dns::Dns;
 pub use network::{EDGE, PROXY};
 pub use proxy::{BACKEND, Proxy, RUNTIME_API};
 
@@ -52,6 +56,15 @@ impl Colour {
         match self {
             Self::Blue => "blue",
             Self::Green => "green",
+        }
+    }
+
+    /// The other one.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Blue => Self::Green,
+            Self::Green => Self::Blue,
         }
     }
 }
@@ -76,18 +89,35 @@ impl<'a> Pair<'a> {
         scene: &'a Scene,
         play: impl for<'p> AsyncFnOnce(&'p Pair<'a>) -> Result<String>,
     ) -> Result<String> {
-        let green = in_the_machines_network(|| green(scene))?;
-        let result = async {
-            let pair = Self::join(scene, green.clone())?;
-            pair.deploy().await?;
-            play(&pair).await
-        }
-        .await;
+        let green = in_the_machines_network(|| green(scene, Tie::ToThisProcess))?;
+        let result = Self::with(scene, green.clone(), play).await;
         if result.is_err() {
             let _ = remains::collect(&green, "green");
         }
         in_the_machines_network(|| green.down())?;
         result
+    }
+
+    /// The same, and everything stays up: `lab down` of the scene's lab takes green down too.
+    ///
+    /// # Errors
+    /// As for [`Pair::play`].
+    pub async fn stay(
+        scene: &'a Scene,
+        play: impl for<'p> AsyncFnOnce(&'p Pair<'a>) -> Result<String>,
+    ) -> Result<String> {
+        let green = in_the_machines_network(|| green(scene, Tie::None))?;
+        Self::with(scene, green, play).await
+    }
+
+    async fn with(
+        scene: &'a Scene,
+        green: Lab,
+        play: impl for<'p> AsyncFnOnce(&'p Pair<'a>) -> Result<String>,
+    ) -> Result<String> {
+        let pair = Self::join(scene, green)?;
+        pair.deploy().await?;
+        play(&pair).await
     }
 
     fn join(scene: &'a Scene, green: Lab) -> Result<Self> {
@@ -145,17 +175,32 @@ impl<'a> Pair<'a> {
 
     /// Clients at work at the edge.
     pub fn clients(&self) -> Result<Clients> {
-        Clients::start(&self.scene.lab.home().namespace(EDGE), PROXY)
+        self.clients_of(Target::Address(PROXY))
+    }
+
+    /// Clients at work that look the shop's name up, and ask the application without the edge's HAProxy.
+    pub fn clients_by_name(&self) -> Result<Clients> {
+        self.clients_of(Target::Name)
+    }
+
+    fn clients_of(&self, target: Target) -> Result<Clients> {
+        Clients::start(&self.scene.lab.home().namespace(EDGE), target)
     }
 }
 
-fn green(scene: &Scene) -> Result<Lab> {
+/// The name of the lab that is green where this one is blue.
+#[must_use]
+pub fn green_of(blue: &str) -> String {
+    format!("{blue}-green")
+}
+
+fn green(scene: &Scene, tie: Tie) -> Result<Lab> {
     scene.say("green: a cluster of its own");
     let options = Options {
-        name: format!("{}-green", scene.lab.home().name()),
+        name: green_of(scene.lab.home().name()),
         ..scene.lab.options().clone()
     };
-    Lab::up(options, Tie::ToThisProcess, false, &scene.progress)
+    Lab::up(options, tie, false, &scene.progress)
 }
 
 /// The scenario's own thread is in the network of its lab's nodes, and what it starts would be too.

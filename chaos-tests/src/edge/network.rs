@@ -1,7 +1,7 @@
 //! The edge's network. Both labs have the same addresses inside, so each is seen from outside under a network of its
 //! own, one to one; what goes out of a lab bears the address of its end of the cable.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use anyhow::Result;
 
@@ -48,6 +48,29 @@ pub(super) fn api_server(colour: Colour) -> SocketAddr {
 /// The application of a colour, as the edge sees it.
 pub(super) fn application(colour: Colour) -> SocketAddr {
     SocketAddr::from((colour.seen(address::node(1)), NODE_PORT))
+}
+
+/// A second address of the first node, for those whose shares are made of addresses.
+const SECOND: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 21);
+
+/// The addresses of a colour's application, as the edge sees them. The second is there once it was added.
+pub(super) fn applications(colour: Colour) -> [IpAddr; 2] {
+    [address::node(1), SECOND].map(|inside| colour.seen(inside).into())
+}
+
+/// Gives the first node of both clusters its second address.
+pub(super) fn add_second_addresses(blue: &Home, green: &Home) -> Result<()> {
+    for home in [blue, green] {
+        let node = home.namespace(&address::name(1));
+        ip(&["-n", &node, "addr", "add", &format!("{SECOND}/32"), "dev", "eth0"])?;
+    }
+    Ok(())
+}
+
+/// Gives the edge another address.
+pub(super) fn add_edge_address(blue: &Home, address: Ipv4Addr) -> Result<()> {
+    let edge = blue.namespace(EDGE);
+    ip(&["-n", &edge, "addr", "add", &format!("{address}/32"), "dev", "lo"])
 }
 
 /// Makes the edge and lays its cables.

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use futures::FutureExt;
 
-use super::cutting_over::{LIMIT, begin, plan, seen_by_clients};
+use super::cutting_over::{LIMIT, MARGIN, begin, plan, seen_by_clients};
 use super::{Scenario, Suite};
 use crate::edge::Pair;
 use crate::progress::spoken;
@@ -34,7 +34,7 @@ async fn play(scene: &Scene) -> Result<String> {
         let status = cutover.settles("Completed", LIMIT).await?;
         let took = began.elapsed();
         watch.were(&[0, 1, 5, 25, 50, 100])?;
-        let widest = seen_by_clients(&clients, &watch)?;
+        let widest = seen_by_clients(&clients, &watch, MARGIN)?;
         let seen = status.weights.seen.map(|weights| weights.green);
         ensure!(seen == Some(100), "the status says that green has {seen:?} %");
         let count = clients.stop()?;

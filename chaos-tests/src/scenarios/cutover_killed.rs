@@ -10,7 +10,7 @@ use futures::FutureExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, ListParams};
 
-use super::cutting_over::{LIMIT, begin, plan, seen_by_clients};
+use super::cutting_over::{LIMIT, MARGIN, begin, plan, seen_by_clients};
 use super::{Scenario, Suite};
 use crate::edge::{Colour, Pair, Plan};
 use crate::install::NAMESPACE;
@@ -49,7 +49,7 @@ async fn play(scene: &Scene) -> Result<String> {
         cutover.settles("Completed", LIMIT * 2).await?;
         let took = began.elapsed();
         watch.were(&[0, 10, 50, 100])?;
-        let widest = seen_by_clients(&clients, &watch)?;
+        let widest = seen_by_clients(&clients, &watch, MARGIN)?;
         let count = clients.stop()?;
         count.none_failed()?;
         Ok(format!(

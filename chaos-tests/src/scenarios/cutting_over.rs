@@ -4,18 +4,22 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use crate::edge::{Clients, Pair, Plan, Watch};
+use crate::edge::{Clients, Colour, Pair, Plan, Steers, Watch};
 
 /// The longest that a short cutover may take on a machine that does other work too.
 pub(super) const LIMIT: Duration = Duration::from_secs(8 * 60);
 /// What changed at the edge holds for the requests after it; those on their way are neither here nor there.
-const MARGIN: Duration = Duration::from_millis(500);
+pub(super) const MARGIN: Duration = Duration::from_millis(500);
 /// By how many points clients may see another share than the one asked for.
 const POINTS: f64 = 3.0;
 
 /// Quick steps with a gate through the edge.
 pub(super) fn plan(steps: &[u8]) -> Plan {
     Plan {
+        home: Colour::Blue,
+        secret: Colour::Green.name().to_owned(),
+        steers: Steers::Haproxy,
+        when_lost: None,
         steps: steps.to_vec(),
         soak: 8,
         window: 5,
@@ -31,24 +35,27 @@ pub(super) async fn begin(pair: &Pair<'_>) -> Result<(Clients, Watch)> {
     Ok((pair.clients()?, Watch::start()))
 }
 
-/// Fails unless the clients saw each share that the edge had; the widest difference in points.
-pub(super) fn seen_by_clients(clients: &Clients, watch: &Watch) -> Result<f64> {
+/// Fails unless the clients saw each share that was set, from `margin` after it was until so long before the next; the
+/// widest difference in points.
+pub(super) fn seen_by_clients(clients: &Clients, watch: &Watch, margin: Duration) -> Result<f64> {
     let shares = watch.shares();
     let ends = shares.iter().skip(1).map(|(at, _)| *at).chain([Instant::now()]);
-    let mut widest = 0.0_f64;
+    let (mut widest, mut told) = (0.0_f64, 0);
     for ((from, green), until) in shares.iter().zip(ends) {
-        let count = clients.between(*from + MARGIN, until.checked_sub(MARGIN).unwrap_or(until));
+        let count = clients.between(*from + margin, until.checked_sub(margin).unwrap_or(until));
         // Too short to tell: on the way back, or between two looks.
-        if count.answered() < 300 {
+        if count.answered() < 200 {
             continue;
         }
         let off = (count.green_share() - f64::from(*green)).abs();
         ensure!(
             off <= POINTS,
-            "the edge gave green {green} %, and clients saw {:.1} %: {count}",
+            "green was given {green} %, and clients saw {:.1} %: {count}",
             count.green_share()
         );
         widest = widest.max(off);
+        told += 1;
     }
+    ensure!(told > 1, "no share was there for long enough to tell");
     Ok(widest)
 }

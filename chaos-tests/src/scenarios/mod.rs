@@ -10,6 +10,8 @@ mod backup_schedule;
 mod blocked_by_rehearsal;
 mod cutover_abort;
 mod cutover_bad_green;
+mod cutover_denied;
+mod cutover_dns;
 mod cutover_freeze;
 mod cutover_haproxy;
 mod cutover_killed;
@@ -108,6 +110,8 @@ pub const ALL: &[Scenario] = &[
     cutover_two::SCENARIO,
     cutover_singletons::SCENARIO,
     cutover_freeze::SCENARIO,
+    cutover_denied::SCENARIO,
+    cutover_dns::SCENARIO,
 ];
 
 /// Three nodes that have the target's images too.
