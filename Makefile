@@ -26,8 +26,8 @@ help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
 .PHONY: demo
-demo: setup build ## Build all, bring up a real three-node cluster, upgrade it on the screen
-	@$(LAB) demo --from $(FROM) --to $(TO)
+demo: setup build ## Build all, bring up a real three-node cluster, upgrade it on the screen; CUTOVER=1: traffic between two clusters
+	@$(LAB) demo --from $(FROM) --to $(TO) $(if $(CUTOVER),--cutover)
 
 .PHONY: test
 test: ## Everything that CI runs: lints, unit and property tests, chart, policies, alerts, quick lab scenarios
@@ -125,5 +125,5 @@ deny: ## Licences and banned crates of everything that is linked in
 	@cargo deny check bans licenses sources
 
 .PHONY: down
-down: ## Take the demo's cluster down
+down: ## Take down what the demo has left up
 	@$(LAB) down

@@ -31,7 +31,8 @@ Examples:
   lab load --seconds 30                 what clients see
   lab fault power-cut cp2
   lab run lab-smoke
-  lab down
+  lab demo --cutover                    two clusters, and traffic that goes from one to the other
+  lab down                              with green, where a demo or a scenario made one beside it
 
 Everything is built once and kept under LOCKKEEPER_CACHE (/var/cache/lockkeeper); labs live under
 LOCKKEEPER_LAB (/var/lib/lockkeeper-lab).";
@@ -60,7 +61,8 @@ enum Command {
     Env,
     /// Print a folder that holds etcd, etcdctl, etcdutl and versitygw.
     BinDir,
-    /// Bring up a cluster, install Lockkeeper, upgrade it on the screen, and leave it up.
+    /// Bring up a cluster, install Lockkeeper, upgrade it on the screen, and leave it up; with --cutover, traffic that
+    /// goes from one cluster to another.
     Demo(crate::demo::Wanted),
     /// Measure Lockkeeper against kubeadm; one JSON object, and a table in BENCHMARKS.md.
     Bench(crate::bench::Wanted),
@@ -385,10 +387,13 @@ fn watch(lab: &Lab, seconds: Option<u64>, straight_at: Option<&str>) -> Result<(
 }
 
 fn take_down(name: &str, all: bool) -> Result<()> {
-    let names = if all {
+    let names: Vec<String> = if all {
         Home::all()?.iter().map(|home| home.name().to_owned()).collect()
     } else {
-        vec![name.to_owned()]
+        let green = crate::edge::green_of(name);
+        let there = Home::of(&green).is_ok_and(|home| home.root().exists());
+        let green = there.then_some(green);
+        [name.to_owned()].into_iter().chain(green).collect()
     };
     for name in names {
         if lab::down_by_name(&name)? {

@@ -1,4 +1,7 @@
-//! `lab demo`: a real cluster upgraded on the screen, and what it cost.
+//! `lab demo`: a real cluster upgraded on the screen, and what it cost. With `--cutover`: traffic that goes from one
+//! cluster to another.
+
+mod cutover;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -24,6 +27,9 @@ use crate::state::Home;
 pub struct Wanted {
     #[command(flatten)]
     course: Course,
+    /// Traffic that goes from one single-node cluster to another, instead of an upgrade.
+    #[arg(long)]
+    cutover: bool,
     /// The lab's name. One of that name that is up is taken down first.
     #[arg(long, default_value = "lab")]
     name: String,
@@ -32,26 +38,30 @@ pub struct Wanted {
     chart: Option<PathBuf>,
 }
 
-/// Runs it. The exit code tells whether the upgrade was completed.
-pub fn run(wanted: &Wanted) -> Result<ExitCode> {
-    let binary = wanted.course.binary()?;
-    let binary = binary
-        .canonicalize()
-        .with_context(|| format!("there is no lockkeeper at {}", binary.display()))?;
-    let progress = Progress::start();
-    if Home::of(&wanted.name)?.read()?.is_some() {
-        progress.say(format_args!(
-            "a lab `{}` is up already: taking it down",
-            wanted.name
-        ));
-        down_by_name(&wanted.name)?;
+impl Wanted {
+    /// How to install Lockkeeper.
+    fn install(&self) -> Result<Install> {
+        let binary = self.course.binary()?;
+        let binary = binary
+            .canonicalize()
+            .with_context(|| format!("there is no lockkeeper at {}", binary.display()))?;
+        Ok(Install {
+            binary: Some(binary),
+            chart: self.chart.clone(),
+            set: Vec::new(),
+        })
     }
+}
+
+/// Runs it. The exit code tells whether it was completed.
+pub fn run(wanted: &Wanted) -> Result<ExitCode> {
+    if wanted.cutover {
+        return cutover::run(wanted);
+    }
+    let install = wanted.install()?;
+    let progress = Progress::start();
+    clear(&wanted.name, &progress)?;
     let lab = Lab::up(wanted.course.options(&wanted.name), Tie::None, false, &progress)?;
-    let install = Install {
-        binary: Some(binary.clone()),
-        chart: wanted.chart.clone(),
-        set: Vec::new(),
-    };
     lab.install(&install, &progress)?;
     let scene = Scene::new(lab, install, 0, progress);
     progress.say(format_args!(
@@ -62,10 +72,20 @@ pub fn run(wanted: &Wanted) -> Result<ExitCode> {
     scene.play(|scene| {
         Box::pin(async move { Keeper::at_rest(scene, &from, Strategy::default()).await.map(drop) })
     })?;
-    upgrade(&scene, &binary, wanted)
+    upgrade(&scene, wanted)
 }
 
-fn upgrade(scene: &Scene, binary: &Path, wanted: &Wanted) -> Result<ExitCode> {
+/// A lab of this name that is up goes first.
+fn clear(name: &str, progress: &Progress) -> Result<()> {
+    if Home::of(name)?.read()?.is_some() {
+        progress.say(format_args!("a lab `{name}` is up already: taking it down"));
+        down_by_name(name)?;
+    }
+    Ok(())
+}
+
+fn upgrade(scene: &Scene, wanted: &Wanted) -> Result<ExitCode> {
+    let binary = scene.install.binary.as_deref().context("no binary")?;
     scene
         .progress
         .say("clients begin: reads on fresh and on kept connections, and writes, 20 a second each");
@@ -166,22 +186,29 @@ fn tell(object: &ClusterVersion, wanted: &Wanted, done: bool, took: Duration, re
     around(&wanted.name);
 }
 
-fn flag(name: &str) -> String {
-    if name == "lab" {
+/// This program, and the words that name the lab.
+fn lab_command(name: &str) -> (String, String) {
+    let lab = std::env::current_exe().map_or_else(|_| "lab".into(), |path| path.display().to_string());
+    let flag = if name == "lab" {
         String::new()
     } else {
         format!(" --name {name}")
-    }
+    };
+    (lab, flag)
 }
 
 fn around(name: &str) {
-    let flag = flag(name);
-    let lab = std::env::current_exe().map_or_else(|_| "lab".into(), |path| path.display().to_string());
+    let (lab, flag) = lab_command(name);
     println!("\nThe cluster is up. Look around:");
     println!("  {lab} out{flag} -- kubectl get clusterversion,controlplanenodes");
     println!("  {lab} out{flag} -- kubectl get clusterversion {CLUSTER} -o yaml");
     println!("  {lab} out{flag} -- kubectl get nodes,pods -A -o wide");
     println!("  {lab} in{flag} cp1 -- bash");
+    how_to_take_down(name);
+}
+
+fn how_to_take_down(name: &str) {
+    let (lab, flag) = lab_command(name);
     if name == "lab" {
         println!("Take it down: make down");
     } else {
