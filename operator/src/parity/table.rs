@@ -134,14 +134,7 @@ mod tests {
     use lockkeeper_policies::parity::{Acceptance, Finding, Kind, KindAsked};
 
     fn finding(outcome: Outcome, name: &str) -> Finding {
-        Finding {
-            namespace: "shop".to_owned(),
-            name: name.to_owned(),
-            outcome,
-            fields: Vec::new(),
-            why: String::new(),
-            accepted: String::new(),
-        }
+        Finding::new("shop", name, outcome)
     }
 
     #[test]

@@ -222,6 +222,19 @@ pub fn one_line(kind: &KindReport, finding: &Finding) -> Option<String> {
 }
 
 impl Finding {
+    /// Nothing is known of it yet but what is wrong.
+    #[must_use]
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>, outcome: Outcome) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+            outcome,
+            fields: Vec::new(),
+            why: String::new(),
+            accepted: String::new(),
+        }
+    }
+
     /// The object, as a person calls it.
     #[must_use]
     pub fn object(&self, kind: &Kind) -> String {
@@ -313,12 +326,9 @@ fn note(
     let mut add = |record: &Record, outcome, why: &str| {
         let reason = accepted.get(&(&*record.namespace, &*record.name));
         let finding = || Finding {
-            namespace: record.namespace.to_string(),
-            name: record.name.to_string(),
-            outcome,
-            fields: Vec::new(),
             why: why.to_owned(),
             accepted: reason.copied().unwrap_or_default().to_owned(),
+            ..Finding::new(&*record.namespace, &*record.name, outcome)
         };
         if reason.is_some() && outcome != Outcome::Extra {
             report.accepted.push(finding());

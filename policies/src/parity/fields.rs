@@ -18,19 +18,22 @@ fn differ(blue: &Value, green: &Value, path: &mut String, found: &mut Vec<String
         return;
     }
     let before = path.len();
+    // What is not there differs from what is as null does.
+    let below = |b: Option<&Value>, g: Option<&Value>, path: &mut String, found: &mut Vec<String>| {
+        differ(
+            b.unwrap_or(&Value::Null),
+            g.unwrap_or(&Value::Null),
+            path,
+            found,
+            limit,
+        );
+    };
     match (blue, green) {
         (Value::Object(b), Value::Object(g)) => {
             let names: BTreeSet<_> = b.keys().chain(g.keys()).collect();
             for name in names {
                 member(name, path);
-                let (b, g) = (b.get(name), g.get(name));
-                differ(
-                    b.unwrap_or(&Value::Null),
-                    g.unwrap_or(&Value::Null),
-                    path,
-                    found,
-                    limit,
-                );
+                below(b.get(name), g.get(name), path, found);
                 path.truncate(before);
             }
         }
@@ -38,14 +41,7 @@ fn differ(blue: &Value, green: &Value, path: &mut String, found: &mut Vec<String
             for at in 0..b.len().max(g.len()) {
                 // Writing into a String cannot fail.
                 let _infallible = write!(path, "[{at}]");
-                let (b, g) = (b.get(at), g.get(at));
-                differ(
-                    b.unwrap_or(&Value::Null),
-                    g.unwrap_or(&Value::Null),
-                    path,
-                    found,
-                    limit,
-                );
+                below(b.get(at), g.get(at), path, found);
                 path.truncate(before);
             }
         }

@@ -63,12 +63,9 @@ pub fn compare_images(blue: &Images, green: &Images, accepted: &[Acceptance]) ->
             .iter()
             .find(|a| a.kind.means(&kind, &report.plural) && a.namespace == *namespace && a.name == *image);
         let finding = Finding {
-            namespace: namespace.clone(),
-            name: image.clone(),
-            outcome: Outcome::Different,
-            fields: Vec::new(),
             why: format!("runs as {} in blue, {} in green", names(b), names(g)),
             accepted: reason.map(|a| a.reason.clone()).unwrap_or_default(),
+            ..Finding::new(namespace, image, Outcome::Different)
         };
         if reason.is_some() {
             report.accepted.push(finding);

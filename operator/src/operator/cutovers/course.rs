@@ -295,14 +295,20 @@ impl Course {
 
     /// Whether blue refuses writes; asked only where a freeze may be in force.
     async fn frozen(&self, ground: &Ground, object: &crds::ClusterCutover, memory: &Memory) -> Option<bool> {
-        let (Some(spec), Some(_)) = (&object.spec.freeze, memory.frozen_until) else {
+        if object.spec.freeze.is_none() || memory.frozen_until.is_none() {
             return Some(false);
-        };
+        }
         let blue = ground.blue.as_ref().ok().filter(|c| c.health().lost.is_none())?;
-        let there = Freezer::new(blue, spec, &self.name, &self.uid).is_there().await;
+        let there = self.freezer(object, blue)?.is_there().await;
         there
             .inspect_err(|error| tracing::warn!(cutover = self.name, %error, "is blue frozen?"))
             .ok()
+    }
+
+    /// None: it freezes nothing.
+    fn freezer<'a>(&'a self, object: &'a crds::ClusterCutover, blue: &'a Cluster) -> Option<Freezer<'a>> {
+        let spec = object.spec.freeze.as_ref()?;
+        Some(Freezer::new(blue, spec, &self.name, &self.uid))
     }
 
     /// One act on what runs once, or on the freeze. What was not done is done by a later look.
@@ -319,10 +325,6 @@ impl Course {
             Side::Blue => (&ground.blue, blue, green),
             Side::Green => (&ground.green, green, blue),
         };
-        let freezer = |cluster| {
-            let spec = object.spec.freeze.as_ref()?;
-            Some(Freezer::new(cluster, spec, &self.name, &self.uid))
-        };
         let told = match act {
             Act::Stop(side, fence) => match of(*side) {
                 (Ok(cluster), found, _) => duties::stop(cluster, all, found, *fence, now).await,
@@ -332,7 +334,7 @@ impl Course {
                 (Ok(cluster), found, other) => duties::start(cluster, all, found, other).await,
                 (Err(why), ..) => Err(why.clone()),
             },
-            Act::Freeze(_) | Act::Thaw => match ground.blue.as_ref().map(freezer) {
+            Act::Freeze(_) | Act::Thaw => match ground.blue.as_ref().map(|blue| self.freezer(object, blue)) {
                 Ok(Some(freezer)) => match act {
                     Act::Freeze(until) => freezer.begin(*until, now).await,
                     _ => freezer.end().await,
@@ -492,7 +494,6 @@ impl Course {
     }
 }
 
-/// A deletion waits for its end.
 /// What runs once, where the protocol asks for it. On the way back the traffic does not wait for a look at the rest.
 fn duties_at<'a>(memory: &Memory, spec: &'a crds::ClusterCutoverSpec) -> &'a [crds::Singleton] {
     let asked = match memory.stage {
@@ -504,6 +505,7 @@ fn duties_at<'a>(memory: &Memory, spec: &'a crds::ClusterCutoverSpec) -> &'a [cr
     if asked { &spec.singletons } else { &[] }
 }
 
+/// A deletion waits for its end.
 fn is_held(object: &crds::ClusterCutover) -> bool {
     object.finalizers().iter().any(|f| f == FINALIZER)
 }

@@ -4,8 +4,6 @@
 //! there. A stop writes the fence into the object and with it makes a new version of it; a start names the version on
 //! which it was decided. So of an old start and a new stop the stop wins, whoever is late.
 
-use std::fmt::Write as _;
-
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
@@ -260,7 +258,8 @@ pub(super) async fn stop(
         let patch = json!({"metadata": {"annotations": annotations}, "spec": spec});
         write(cluster, one, "stop", &patch).await
     }));
-    first_error(told.await)
+    // Each was tried; the first that failed is told.
+    told.await.into_iter().collect()
 }
 
 /// Starts each that is stopped, unless it was changed since it was found so. `other`: the same in the other cluster,
@@ -286,7 +285,8 @@ pub(super) async fn start(
         });
         write(cluster, one, "start", &patch).await
     }));
-    first_error(told.await)
+    // Each was tried; the first that failed is told.
+    told.await.into_iter().collect()
 }
 
 async fn write(cluster: &Cluster, one: &Singleton, doing: &str, patch: &Value) -> Result<(), String> {
@@ -308,11 +308,6 @@ async fn write(cluster: &Cluster, one: &Singleton, doing: &str, patch: &Value) -
     }
 }
 
-/// Each was tried; the first that failed is told.
-fn first_error(all: Vec<Result<(), String>>) -> Result<(), String> {
-    all.into_iter().collect()
-}
-
 fn objects(cluster: &Cluster, one: &Singleton) -> Api<DynamicObject> {
     let resource = match one.kind {
         SingletonKind::CronJob => ApiResource::erase::<CronJob>(&()),
@@ -322,19 +317,16 @@ fn objects(cluster: &Cluster, one: &Singleton) -> Api<DynamicObject> {
     Api::namespaced_with(cluster.api.client(), &one.namespace, &resource)
 }
 
-/// `forward 2026-11-21T22:10:00Z`.
+/// `forward 2026-11-21T22:10:00.000Z`.
 fn text(fence: Fence, at: DateTime<Utc>) -> String {
-    let mut text = match fence {
-        Fence::Forward => "forward ".to_owned(),
-        Fence::Back => "back ".to_owned(),
+    let way = match fence {
+        Fence::Forward => "forward",
+        Fence::Back => "back",
     };
-    // Writing to a String cannot fail.
-    let _ = write!(
-        text,
-        "{}",
+    format!(
+        "{way} {}",
         at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
-    );
-    text
+    )
 }
 
 fn parse(text: &str) -> Option<(Fence, DateTime<Utc>)> {

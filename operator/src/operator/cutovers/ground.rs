@@ -27,13 +27,15 @@ pub(super) struct Ground {
 
 impl Ground {
     pub(super) async fn build(hands: &Hands, spec: &crds::ClusterCutoverSpec) -> Self {
-        let contents = read(hands, spec).await;
-        Self {
-            blue: cluster(hands, Side::Blue, &spec.blue, &contents).await,
-            green: cluster(hands, Side::Green, &spec.green, &contents).await,
-            driver: driver(&spec.traffic, &contents),
-            contents,
-        }
+        let not_built = String::new;
+        let mut ground = Self {
+            blue: Err(not_built()),
+            green: Err(not_built()),
+            driver: Err(not_built()),
+            contents: Contents::new(),
+        };
+        ground.renew(hands, spec).await;
+        ground
     }
 
     /// Builds what is not there yet, and anew what stands on a Secret that holds something else now: credentials are

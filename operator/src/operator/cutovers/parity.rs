@@ -201,14 +201,7 @@ mod tests {
     use lockkeeper_policies::parity::{Finding, Kind, KindReport, Outcome};
 
     fn finding(outcome: Outcome, name: &str) -> Finding {
-        Finding {
-            namespace: "shop".to_owned(),
-            name: name.to_owned(),
-            outcome,
-            fields: Vec::new(),
-            why: String::new(),
-            accepted: String::new(),
-        }
+        Finding::new("shop", name, outcome)
     }
 
     fn kind(missing: usize, unknown: Option<&str>) -> KindReport {

@@ -14,117 +14,122 @@ use crate::api::{ApiError, ApiServers};
 /// Something that must be allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Right {
-    /// Of objects; a subresource is written as a role has it, `clustercutovers/status`.
-    Objects {
-        verb: &'static str,
-        group: &'static str,
-        resource: &'static str,
-        namespace: Option<String>,
-        name: Option<String>,
-    },
+    Objects(Objects),
     /// To read a path of the API server that is no object's.
     Path(&'static str),
+}
+
+/// Of objects; a subresource is written as a role has it, `clustercutovers/status`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Objects {
+    verb: &'static str,
+    group: &'static str,
+    resource: &'static str,
+    namespace: Option<String>,
+    name: Option<String>,
+}
+
+impl Objects {
+    /// To all of them, everywhere.
+    fn to(verb: &'static str, group: &'static str, resource: &'static str) -> Self {
+        Self {
+            verb,
+            group,
+            resource,
+            namespace: None,
+            name: None,
+        }
+    }
+
+    fn within(mut self, namespace: &str) -> Self {
+        self.namespace = Some(namespace.to_owned());
+        self
+    }
+
+    fn named(mut self, name: &str) -> Self {
+        self.name = Some(name.to_owned());
+        self
+    }
+}
+
+impl From<Objects> for Right {
+    fn from(objects: Objects) -> Self {
+        Self::Objects(objects)
+    }
 }
 
 /// What is done in blue or in green: each is asked whether it is ready, what it runs, and which cluster it is; what runs
 /// once is stopped and started; writes to blue are refused.
 pub(super) fn of_cluster(side: Side, spec: &crds::ClusterCutoverSpec) -> Vec<Right> {
     let mut all = of_either();
-    all.extend(spec.singletons.iter().flat_map(of_singleton));
+    for one in &spec.singletons {
+        for right in of_singleton(one) {
+            // What is left of several is asked of one namespace.
+            if !all.contains(&right) {
+                all.push(right);
+            }
+        }
+    }
     if let (Side::Blue, Some(freeze)) = (side, &spec.freeze) {
         all.extend(of_freeze(freeze));
     }
-    all.dedup();
     all
 }
 
-fn of_singleton(one: &crds::Singleton) -> Vec<Right> {
-    let right = |verb, group, resource, name| Right::Objects {
-        verb,
-        group,
-        resource,
-        namespace: Some(one.namespace.clone()),
-        name,
-    };
+fn of_singleton(one: &crds::Singleton) -> [Right; 3] {
     let (group, resource) = match one.kind {
         SingletonKind::CronJob => ("batch", "cronjobs"),
         SingletonKind::Deployment => ("apps", "deployments"),
         SingletonKind::StatefulSet => ("apps", "statefulsets"),
     };
     let what_is_left = match one.kind {
-        SingletonKind::CronJob => right("list", "batch", "jobs", None),
-        SingletonKind::Deployment | SingletonKind::StatefulSet => right("list", "", "pods", None),
+        SingletonKind::CronJob => Objects::to("list", "batch", "jobs"),
+        SingletonKind::Deployment | SingletonKind::StatefulSet => Objects::to("list", "", "pods"),
     };
-    vec![
-        right("get", group, resource, Some(one.name.clone())),
-        right("patch", group, resource, Some(one.name.clone())),
+    [
+        Objects::to("get", group, resource).named(&one.name),
+        Objects::to("patch", group, resource).named(&one.name),
         what_is_left,
     ]
+    .map(|right| right.within(&one.namespace).into())
 }
 
 fn of_freeze(freeze: &crds::Freeze) -> Vec<Right> {
-    let policies = "admissionregistration.k8s.io";
-    let right = |verb, group, resource, namespace| Right::Objects {
-        verb,
-        group,
-        resource,
-        namespace,
-        name: None,
-    };
-    let first = freeze.namespaces.first().cloned();
+    let group = "admissionregistration.k8s.io";
+    let (policies, bindings) = ("validatingadmissionpolicies", "validatingadmissionpolicybindings");
     let mut all = vec![
-        right("create", policies, "validatingadmissionpolicies", None),
-        right("delete", policies, "validatingadmissionpolicies", None),
-        right("create", policies, "validatingadmissionpolicybindings", None),
-        right("delete", policies, "validatingadmissionpolicybindings", None),
+        Objects::to("create", group, policies),
+        Objects::to("delete", group, policies),
+        Objects::to("create", group, bindings),
+        Objects::to("delete", group, bindings),
         // Whoever names a Job as a policy's parameter must be able to read all of them.
-        right("get", "batch", "jobs", None),
-        right("create", "batch", "jobs", first.clone()),
-        right("delete", "batch", "jobs", first),
+        Objects::to("get", "batch", "jobs"),
     ];
-    let namespaces = freeze.namespaces.iter().cloned().map(Some);
-    all.extend(namespaces.map(|namespace| right("create", "", "configmaps", namespace)));
-    all
+    if let Some(first) = freeze.namespaces.first() {
+        let timer = ["create", "delete"].map(|verb| Objects::to(verb, "batch", "jobs").within(first));
+        all.extend(timer);
+    }
+    let probes = freeze.namespaces.iter();
+    all.extend(probes.map(|namespace| Objects::to("create", "", "configmaps").within(namespace)));
+    all.into_iter().map(Right::from).collect()
 }
 
 fn of_either() -> Vec<Right> {
     vec![
         Right::Path("/readyz"),
         Right::Path("/version"),
-        Right::Objects {
-            verb: "get",
-            group: "",
-            resource: "namespaces",
-            namespace: None,
-            name: Some("kube-system".to_owned()),
-        },
+        Objects::to("get", "", "namespaces").named("kube-system").into(),
     ]
 }
 
 /// What is done in the operator's own cluster, by its own credentials: its memory is written and held, and the Secrets
 /// that the spec names are read.
 pub(super) fn of_operator(namespace: &str, spec: &crds::ClusterCutoverSpec) -> Vec<Right> {
-    let own = |verb, resource| Right::Objects {
-        verb,
-        group: "lockkeeper.dev",
-        resource,
-        namespace: None,
-        name: None,
-    };
-    let secrets = spec.secret_names().into_iter().map(|name| Right::Objects {
-        verb: "get",
-        group: "",
-        resource: "secrets",
-        namespace: Some(namespace.to_owned()),
-        name: Some(name.to_owned()),
-    });
-    [
-        own("patch", "clustercutovers"),
-        own("update", "clustercutovers/status"),
-    ]
-    .into_iter()
-    .chain(secrets)
-    .collect()
+    let own = [("patch", "clustercutovers"), ("update", "clustercutovers/status")];
+    let own = own.map(|(verb, resource)| Objects::to(verb, "lockkeeper.dev", resource));
+    let secrets = spec.secret_names().into_iter();
+    let secrets = secrets.map(|name| Objects::to("get", "", "secrets").within(namespace).named(name));
+    own.into_iter().chain(secrets).map(Right::from).collect()
 }
 
 /// Those of the rights that our credentials lack there. `whose`: the cluster, for a person.
@@ -155,21 +160,15 @@ impl Right {
                     verb: Some("get".to_owned()),
                 });
             }
-            Self::Objects {
-                verb,
-                group,
-                resource,
-                namespace,
-                name,
-            } => {
-                let mut words = resource.splitn(2, '/').map(str::to_owned);
+            Self::Objects(objects) => {
+                let mut words = objects.resource.splitn(2, '/').map(str::to_owned);
                 spec.resource_attributes = Some(ResourceAttributes {
-                    verb: Some((*verb).to_owned()),
-                    group: Some((*group).to_owned()),
+                    verb: Some(objects.verb.to_owned()),
+                    group: Some(objects.group.to_owned()),
                     resource: words.next(),
                     subresource: words.next(),
-                    namespace: namespace.clone(),
-                    name: name.clone(),
+                    namespace: objects.namespace.clone(),
+                    name: objects.name.clone(),
                     ..ResourceAttributes::default()
                 });
             }
@@ -184,15 +183,15 @@ impl Right {
 /// As a person writes it into a role.
 impl std::fmt::Display for Right {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (verb, group, resource, namespace, name) = match self {
+        let Objects {
+            verb,
+            group,
+            resource,
+            namespace,
+            name,
+        } = match self {
             Self::Path(path) => return write!(f, "get {path}"),
-            Self::Objects {
-                verb,
-                group,
-                resource,
-                namespace,
-                name,
-            } => (verb, group, resource, namespace, name),
+            Self::Objects(objects) => objects,
         };
         write!(f, "{verb} {resource}")?;
         if !group.is_empty() {
