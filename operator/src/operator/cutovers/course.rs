@@ -190,11 +190,11 @@ impl Course {
         let due = self.state.built.is_none_or(|at| at.elapsed() >= REBUILD);
         match &mut self.state.ground {
             None => {
-                self.state.ground = Some(Ground::build(&self.hands, &object.spec).await);
+                self.state.ground = Some(Ground::build(&self.hands, object).await);
                 self.state.built = Some(Instant::now());
             }
             Some(ground) if due && (again || ground.is_in_trouble() || !ground.is_whole()) => {
-                ground.renew(&self.hands, &object.spec).await;
+                ground.renew(&self.hands, object).await;
                 self.state.built = Some(Instant::now());
             }
             Some(_) => {}
@@ -298,7 +298,8 @@ impl Course {
         let (Some(spec), Some(_)) = (&object.spec.freeze, memory.frozen_until) else {
             return Some(false);
         };
-        let blue = ground.blue.as_ref().ok().filter(|c| c.health().lost.is_none())?;
+        let answers = |c: &&Cluster| c.health().asked && c.health().lost.is_none();
+        let blue = ground.blue.as_ref().ok().filter(answers)?;
         let there = Freezer::new(blue, spec, &self.name, &self.uid).is_there().await;
         there
             .inspect_err(|error| tracing::warn!(cutover = self.name, %error, "is blue frozen?"))
