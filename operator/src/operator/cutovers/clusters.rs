@@ -44,10 +44,11 @@ impl Drop for Cluster {
 }
 
 impl Cluster {
-    /// Begins to ask it.
-    pub(super) fn new(side: Side, api: ApiServers) -> Self {
+    /// Begins to ask it. `begun_with`: the UID of the cluster that it must be; another one counts as lost.
+    pub(super) fn new(side: Side, api: ApiServers, begun_with: Option<String>) -> Self {
         let health = Arc::new(Mutex::new(Health::default()));
-        let asking = tokio::spawn(ask_on(api.clone(), Arc::clone(&health))).abort_handle();
+        let asking = ask_on(side, api.clone(), begun_with, Arc::clone(&health));
+        let asking = tokio::spawn(asking).abort_handle();
         Self {
             side,
             api,
@@ -62,21 +63,29 @@ impl Cluster {
 
     /// What tells this cluster from every other: the UID of its namespace `kube-system`.
     pub(super) async fn uid(&self) -> Result<String, String> {
-        let api: Api<Namespace> = Api::all(self.api.client());
-        let what = format!("read namespace kube-system of {}", self.side);
-        let found = self.api.within(what, api.get("kube-system")).await;
-        let found = found.map_err(|e| e.to_string())?;
-        found
-            .metadata
-            .uid
-            .ok_or_else(|| format!("namespace kube-system of {} has no UID", self.side))
+        let found = uid(self.side, &self.api).await.map_err(|e| e.to_string())?;
+        found.ok_or_else(|| format!("namespace kube-system of {} has no UID", self.side))
     }
 }
 
+async fn uid(side: Side, api: &ApiServers) -> Result<Option<String>, ApiError> {
+    let namespaces: Api<Namespace> = Api::all(api.client());
+    let what = format!("read namespace kube-system of {side}");
+    let found = api.within(what, namespaces.get("kube-system")).await?;
+    Ok(found.metadata.uid)
+}
+
 /// Never ends; aborted with its cluster.
-async fn ask_on(api: ApiServers, health: Arc<Mutex<Health>>) {
+async fn ask_on(side: Side, api: ApiServers, mut begun_with: Option<String>, health: Arc<Mutex<Health>>) {
     loop {
-        let answer = ask(&api).await;
+        let mut answer = ask(&api).await.map_err(|e| (e.to_string(), e.is_forbidden()));
+        if let (Ok(_), Some(wanted)) = (&answer, &begun_with) {
+            match uid(side, &api).await {
+                Err(error) => answer = Err((error.to_string(), error.is_forbidden())),
+                Ok(Some(found)) if found == *wanted => begun_with = None,
+                Ok(_) => answer = Err((another(side), false)),
+            }
+        }
         {
             let mut known = health.lock().unwrap_or_else(PoisonError::into_inner);
             known.asked = true;
@@ -87,15 +96,21 @@ async fn ask_on(api: ApiServers, health: Arc<Mutex<Health>>) {
                     known.message.clear();
                     known.forbidden = false;
                 }
-                Err(error) => {
+                Err((message, forbidden)) => {
                     known.lost = known.lost.or_else(|| Some(Utc::now()));
-                    known.message = error.to_string();
-                    known.forbidden = error.is_forbidden();
+                    known.message = message;
+                    known.forbidden = forbidden;
                 }
             }
         }
         tokio::time::sleep(EVERY).await;
     }
+}
+
+fn another(side: Side) -> String {
+    format!(
+        "the kubeconfig of {side} leads to another cluster than the one that this cutover began with: put that one's back, or set spec.abort"
+    )
 }
 
 /// The version, if it is ready too.

@@ -190,11 +190,14 @@ impl Course {
         let due = self.state.built.is_none_or(|at| at.elapsed() >= REBUILD);
         match &mut self.state.ground {
             None => {
-                self.state.ground = Some(Ground::build(&self.hands, &object.spec).await);
+                self.state.ground = Some(Ground::build(&self.hands, object).await);
                 self.state.built = Some(Instant::now());
             }
             Some(ground) if due && (again || ground.is_in_trouble() || !ground.is_whole()) => {
-                ground.renew(&self.hands, &object.spec).await;
+                if ground.renew(&self.hands, object).await {
+                    // It goes on comparing by the old credentials.
+                    self.state.parity = None;
+                }
                 self.state.built = Some(Instant::now());
             }
             Some(_) => {}
@@ -298,7 +301,8 @@ impl Course {
         if object.spec.freeze.is_none() || memory.frozen_until.is_none() {
             return Some(false);
         }
-        let blue = ground.blue.as_ref().ok().filter(|c| c.health().lost.is_none())?;
+        let answers = |c: &&Cluster| c.health().asked && c.health().lost.is_none();
+        let blue = ground.blue.as_ref().ok().filter(answers)?;
         let there = self.freezer(object, blue)?.is_there().await;
         there
             .inspect_err(|error| tracing::warn!(cutover = self.name, %error, "is blue frozen?"))

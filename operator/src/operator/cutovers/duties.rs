@@ -62,8 +62,8 @@ pub(super) async fn look(
     match cluster {
         Err(why) => all.iter().map(|_| Found::unknown(why.clone())).collect(),
         // Asked again it would not answer either, and everything else would wait for that.
-        Ok(cluster) if cluster.health().lost.is_some() => {
-            let why = format!("the API of {} does not answer", cluster.side);
+        Ok(cluster) if !cluster.health().asked || cluster.health().lost.is_some() => {
+            let why = format!("the API of {} does not answer, or not yet", cluster.side);
             all.iter().map(|_| Found::unknown(why.clone())).collect()
         }
         Ok(cluster) => join_all(all.iter().map(|one| look_at(cluster, one, now))).await,

@@ -8,6 +8,7 @@ use lockkeeper_crds as crds;
 use lockkeeper_policies::cutover::{Side, Weights};
 
 use super::clusters::Cluster;
+use super::sight;
 use super::status::Traffic;
 use crate::api::ApiServers;
 use crate::operator::act::Hands;
@@ -26,7 +27,7 @@ pub(super) struct Ground {
 }
 
 impl Ground {
-    pub(super) async fn build(hands: &Hands, spec: &crds::ClusterCutoverSpec) -> Self {
+    pub(super) async fn build(hands: &Hands, object: &crds::ClusterCutover) -> Self {
         let not_built = String::new;
         let mut ground = Self {
             blue: Err(not_built()),
@@ -34,21 +35,24 @@ impl Ground {
             driver: Err(not_built()),
             contents: Contents::new(),
         };
-        ground.renew(hands, spec).await;
+        ground.renew(hands, object).await;
         ground
     }
 
     /// Builds what is not there yet, and anew what stands on a Secret that holds something else now: credentials are
-    /// replaced, also in the middle of a cutover.
-    pub(super) async fn renew(&mut self, hands: &Hands, spec: &crds::ClusterCutoverSpec) {
+    /// replaced, also in the middle of a cutover. Whether a cluster was.
+    pub(super) async fn renew(&mut self, hands: &Hands, object: &crds::ClusterCutover) -> bool {
+        let spec = &object.spec;
         let contents = read(hands, spec).await;
         let changed = changed(&self.contents, &contents);
         let stale = |name: &str| changed.contains(name);
-        if self.blue.is_err() || spec.blue.secret_name().is_some_and(stale) {
-            self.blue = cluster(hands, Side::Blue, &spec.blue, &contents).await;
+        let blue = self.blue.is_err() || spec.blue.secret_name().is_some_and(stale);
+        let green = self.green.is_err() || spec.green.secret_name().is_some_and(stale);
+        if blue {
+            self.blue = cluster(hands, Side::Blue, object, &contents).await;
         }
-        if self.green.is_err() || spec.green.secret_name().is_some_and(stale) {
-            self.green = cluster(hands, Side::Green, &spec.green, &contents).await;
+        if green {
+            self.green = cluster(hands, Side::Green, object, &contents).await;
         }
         if self.driver.is_err() || spec.traffic.secret_names().into_iter().any(stale) {
             self.driver = driver(&spec.traffic, &contents);
@@ -59,6 +63,7 @@ impl Ground {
                 self.contents.insert(name, content);
             }
         }
+        blue || green
     }
 
     /// A cluster does not answer, or not to us.
@@ -132,11 +137,16 @@ fn content<'a>(contents: &'a Contents, name: &str) -> Result<&'a BTreeMap<String
 async fn cluster(
     hands: &Hands,
     side: Side,
-    access: &crds::ClusterAccess,
+    object: &crds::ClusterCutover,
     contents: &Contents,
 ) -> Result<Cluster, String> {
+    let access = match side {
+        Side::Blue => &object.spec.blue,
+        Side::Green => &object.spec.green,
+    };
+    let begun_with = sight::begun_with(object, side);
     let Some(secret) = &access.kubeconfig_secret else {
-        return Ok(Cluster::new(side, hands.api.clone()));
+        return Ok(Cluster::new(side, hands.api.clone(), begun_with));
     };
     let place = format!("spec.{side}: Secret {}/{}", hands.namespace, secret.name);
     let data = content(contents, &secret.name).map_err(|why| format!("spec.{side}: {why}"))?;
@@ -146,7 +156,7 @@ async fn cluster(
     let text = std::str::from_utf8(text).map_err(|_| format!("{place}: {:?} is no text", secret.key))?;
     let api = ApiServers::from_kubeconfig(text).await;
     let api = api.map_err(|error| format!("{place}: {error}"))?;
-    Ok(Cluster::new(side, api))
+    Ok(Cluster::new(side, api, begun_with))
 }
 
 fn driver(spec: &crds::Traffic, contents: &Contents) -> Result<Driver, String> {

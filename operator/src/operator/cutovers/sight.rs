@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use lockkeeper_crds as crds;
 use lockkeeper_crds::{CutoverStage, OnLoss};
-use lockkeeper_policies::cutover::{Budget, Memory, Spent, Stage, Step, Wanted, WhenLost};
+use lockkeeper_policies::cutover::{Budget, Memory, Side, Spent, Stage, Step, Wanted, WhenLost};
 
 use crate::operator::wanted::{chrono_time, kube_time};
 
@@ -79,6 +79,18 @@ pub(super) fn memory(object: &crds::ClusterCutover, now: DateTime<Utc>) -> Memor
         spent: status.map(|s| spent(s.spent)).unwrap_or_default(),
         reason: kept.reason.clone(),
     }
+}
+
+/// The UID of the cluster that this cutover began with; none before it has begun.
+pub(super) fn begun_with(object: &crds::ClusterCutover, side: Side) -> Option<String> {
+    let status = object.status.as_ref()?;
+    let memory = status.memory.as_ref()?;
+    let colour = match side {
+        Side::Blue => crds::Colour::Blue,
+        Side::Green => crds::Colour::Green,
+    };
+    let clusters = (memory.stage != CutoverStage::Checking).then_some(&status.clusters)?;
+    clusters.iter().find(|c| c.colour == colour)?.uid.clone()
 }
 
 pub(super) const fn spent(kept: crds::CutoverSpent) -> Spent {
@@ -158,6 +170,30 @@ mod tests {
             });
             assert_eq!(super::memory(&object, now + TimeDelta::seconds(99)), memory);
         }
+    }
+
+    #[test]
+    fn once_it_has_begun_its_clusters_are_known_by_their_uids() {
+        let mut object = object();
+        let mut begun = |stage| {
+            object.status = Some(crds::ClusterCutoverStatus {
+                memory: kept(&Memory {
+                    stage,
+                    ..Memory::new(Utc::now())
+                }),
+                clusters: vec![crds::CutoverCluster {
+                    colour: crds::Colour::Green,
+                    uid: Some("g-1".to_owned()),
+                    version: None,
+                    answers: true,
+                    message: String::new(),
+                }],
+                ..crds::ClusterCutoverStatus::default()
+            });
+            [Side::Blue, Side::Green].map(|side| begun_with(&object, side))
+        };
+        assert_eq!(begun(Stage::Checking), [None, None]);
+        assert_eq!(begun(Stage::Window), [None, Some("g-1".to_owned())]);
     }
 
     #[test]
