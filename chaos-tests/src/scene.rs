@@ -97,6 +97,16 @@ impl Scene {
             .random_range(0..bound.max(1))
     }
 
+    /// The chart anew, as a person would, with some values set otherwise, each `key=value`.
+    pub fn set(&self, values: Vec<String>) -> Result<()> {
+        let install = Install {
+            binary: None,
+            chart: self.install.chart.clone(),
+            set: values,
+        };
+        self.lab.install(&install, &self.progress)
+    }
+
     /// A Kubernetes client as the cluster's admin, through the load balancer.
     pub async fn client(&self) -> Result<kube::Client> {
         client(&self.lab.kubeconfig(None)).await

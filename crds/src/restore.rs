@@ -306,8 +306,10 @@ pub struct RestoreLoss {
     pub since: Option<Time>,
     /// etcd's revision when this was counted.
     pub revision: i64,
-    /// Writes since the backup.
-    pub revisions: i64,
+    /// Writes since the backup. Absent where etcd was restored since then, which raised its revision: what is gone is told
+    /// by `created` and `changed` alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revisions: Option<i64>,
     /// Keys that were made since: they will be gone.
     pub created: i64,
     /// Keys that are older and were changed since: they will be as they were.

@@ -7,7 +7,7 @@ use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
@@ -128,26 +128,18 @@ impl Ledger {
         self.runs(worker).pop()
     }
 
-    /// Pieces of work that are done.
-    ///
-    /// # Errors
-    /// When one was taken long ago and is not done.
-    pub fn none_lost(&self) -> Result<usize> {
+    /// How many pieces of work were taken.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.book().pieces
+    }
+
+    /// Those of the first `taken` pieces that nobody has done. Work that a worker left is given to the next, so one that
+    /// stays here is lost.
+    #[must_use]
+    pub fn undone(&self, taken: u64) -> Vec<u64> {
         let book = self.book();
-        let lost: Vec<u64> = (1..=book.pieces)
-            .filter(|piece| !book.done.contains(piece) && !book.out.contains_key(piece))
-            .collect();
-        let late: Vec<&u64> = book
-            .out
-            .iter()
-            .filter(|(_, at)| at.elapsed() > GIVEN_AGAIN * 2)
-            .map(|(piece, _)| piece)
-            .collect();
-        ensure!(
-            lost.is_empty() && late.is_empty(),
-            "work was lost: {lost:?} is neither done nor in hand, {late:?} was never taken up again"
-        );
-        Ok(book.done.len())
+        (1..=taken).filter(|piece| !book.done.contains(piece)).collect()
     }
 }
 
@@ -295,8 +287,8 @@ mod tests {
         let ledger = Ledger {
             book: Arc::new(Mutex::new(book)),
         };
-        assert_eq!(ledger.none_lost().unwrap(), 2);
+        assert_eq!((ledger.taken(), ledger.undone(2)), (2, vec![]));
         ledger.book().done.remove(&1);
-        ledger.none_lost().unwrap_err();
+        assert_eq!(ledger.undone(2), [1]);
     }
 }

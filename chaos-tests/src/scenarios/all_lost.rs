@@ -41,7 +41,7 @@ use super::restoring::{Notes, Stage};
 use super::{Scenario, Suite};
 use crate::cache::hex;
 use crate::fabric::{BUCKET, S3Keys, s3_endpoint};
-use crate::install::{Install, NAMESPACE, STORE_SECRET};
+use crate::install::{NAMESPACE, STORE_SECRET};
 use crate::kubeadm;
 use crate::lockkeeper::{Backups, Keeper, runs};
 use crate::progress::spoken;
@@ -221,16 +221,11 @@ impl Kept {
         }))?;
         let secrets: Api<Secret> = Api::namespaced(scene.client().await?, NAMESPACE);
         secrets.create(&PostParams::default(), &secret).await?;
-        let may_read = Install {
-            binary: None,
-            chart: scene.install.chart.clone(),
-            set: vec![
-                format!("store.secretNames={{{STORE_SECRET},{SECRET}}}"),
-                // The lab's nodes have one disk each.
-                "agent.verification.onEtcdDisk=true".to_owned(),
-            ],
-        };
-        scene.lab.install(&may_read, &scene.progress)?;
+        scene.set(vec![
+            format!("store.secretNames={{{STORE_SECRET},{SECRET}}}"),
+            // The lab's nodes have one disk each.
+            "agent.verification.onEtcdDisk=true".to_owned(),
+        ])?;
         Ok(self.encryption.clone())
     }
 

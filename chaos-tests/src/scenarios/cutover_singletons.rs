@@ -76,13 +76,20 @@ async fn play(scene: &Scene) -> Result<String> {
                 "{worker}: two worked at once, or in another order: {runs:?}"
             );
         }
-        // Longer than work is given again.
-        tokio::time::sleep(Duration::from_secs(25)).await;
-        let done = ledger.none_lost()?;
+        let taken = ledger.taken();
+        let all = || async {
+            Ok(match ledger.undone(taken) {
+                undone if undone.is_empty() => Look::Done(()),
+                undone => Look::NotYet(format!("{undone:?} of {taken} are not done")),
+            })
+        };
+        scene
+            .wait_for("all work to be done", Duration::from_secs(60), all)
+            .await?;
         watch.were(&[0, 50, 100, 0])?;
         let count = clients.stop()?;
         count.none_failed()?;
-        Ok(format!("{done} pieces of work, each done by one; {count}"))
+        Ok(format!("{taken} pieces of work, all done; {count}"))
     })
     .await
 }

@@ -9,6 +9,7 @@ mod backup_faults;
 mod backup_schedule;
 mod blocked_by_rehearsal;
 mod cutover_abort;
+mod cutover_away;
 mod cutover_bad_green;
 mod cutover_denied;
 mod cutover_dns;
@@ -112,6 +113,7 @@ pub const ALL: &[Scenario] = &[
     cutover_freeze::SCENARIO,
     cutover_denied::SCENARIO,
     cutover_dns::SCENARIO,
+    cutover_away::SCENARIO,
 ];
 
 /// Three nodes that have the target's images too.

@@ -22,7 +22,6 @@ use serde_json::json;
 
 use super::restoring::{LABEL, Notes, Stage};
 use super::{Scenario, Suite};
-use crate::install::Install;
 use crate::lockkeeper::{Keeper, as_before, manifests, runs};
 use crate::progress::spoken;
 use crate::recipes::START;
@@ -164,16 +163,7 @@ async fn new_directory(stage: &Stage<'_>) -> Result<()> {
 
 /// The chart anew, as a person would, with the agents' guard or without it.
 fn guard(scene: &Scene, enabled: bool) -> Result<()> {
-    let chart = scene.install.chart.clone();
-    let set = vec![format!("agent.guard.enabled={enabled}")];
-    scene.lab.install(
-        &Install {
-            binary: None,
-            chart,
-            set,
-        },
-        &scene.progress,
-    )
+    scene.set(vec![format!("agent.guard.enabled={enabled}")])
 }
 
 /// Waits until the restore tells why it does not go on; it must not have gone on.

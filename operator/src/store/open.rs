@@ -13,6 +13,10 @@ use super::keys::Lock;
 use super::pack::Packing;
 use super::{Access, Failure, Identities, Store, StoreError};
 
+/// Bytes a second that are read for a backup unless the spec says otherwise: writes to etcd notice nothing of it
+/// (BENCHMARKS.md), and 8 GiB take a minute.
+const DEFAULT_LIMIT: u64 = 128 << 20;
+
 /// Longest that one call of the API may take.
 const API_LIMIT: Duration = Duration::from_secs(10);
 
@@ -99,9 +103,8 @@ impl Store {
         if let Some(passphrase) = &secrets.passphrase {
             identities = identities.with_passphrase(&passphrase.0);
         }
-        let limit = spec
-            .limit_bytes_per_second
-            .and_then(|limit| u64::try_from(limit).ok());
+        let limit = spec.limit_bytes_per_second;
+        let limit = limit.and_then(|limit| u64::try_from(limit).ok());
         let ground = Ground::of(name, spec, secrets.credentials.as_ref());
         let Ground {
             place,
@@ -114,7 +117,7 @@ impl Store {
             place: Arc::new(place),
             prefix,
             packing,
-            limit,
+            limit: Some(limit.unwrap_or(DEFAULT_LIMIT)),
             identities,
             objects,
             brisk,

@@ -263,7 +263,7 @@ async fn feed<S: Source>(
     }
 }
 
-/// So many bytes a second and no more, counted from the beginning: a pause is made up for, a burst is not allowed.
+/// So many bytes a second and no more: what a pause left over is not made up for by a burst.
 struct Pace {
     limit: Option<f64>,
     due: Instant,

@@ -135,9 +135,11 @@ fn lost(loss: &RestoreLoss, aside: &Path) -> String {
     } else {
         format!(" (among them {})", loss.samples.join(", "))
     };
+    let writes = loss
+        .revisions
+        .map_or_else(String::new, |count| format!(" {count} writes:"));
     format!(
-        "Lost will be {} writes: {} keys made since{samples}, {} changed since. The data here go aside to {}",
-        loss.revisions,
+        "Lost will be{writes} {} keys made since{samples}, {} changed since. The data here go aside to {}",
         loss.created,
         loss.changed,
         aside.display()
@@ -268,7 +270,7 @@ mod tests {
     #[test]
     fn the_loss_is_a_sentence_with_what_goes_and_where_the_old_data_are() {
         let loss = RestoreLoss {
-            revisions: 12,
+            revisions: Some(12),
             created: 3,
             changed: 2,
             samples: vec!["/registry/configmaps/default/x".to_owned()],

@@ -38,11 +38,12 @@ fn line(key: &[u8]) -> String {
 
 /// Counts what a restore of this backup would lose now.
 pub(crate) async fn count_loss(member: &EtcdMember, backup: &RestoredBackup) -> Result<RestoreLoss, String> {
-    let (_, revision) = member.whole().await.map_err(|e| e.to_string())?;
+    let (cluster_id, revision) = member.whole().await.map_err(|e| e.to_string())?;
     let mut loss = RestoreLoss {
         since: backup.taken_at.clone(),
         revision,
-        revisions: (revision - backup.revision).max(0),
+        // A restore gives a cluster a new identity.
+        revisions: (cluster_id == backup.cluster_id).then(|| (revision - backup.revision).max(0)),
         ..RestoreLoss::default()
     };
     let walk = member.each_key(|seen| {

@@ -200,7 +200,7 @@ fn nothing_goes_on_without_a_persons_word_and_then_to_the_end() {
     assert_eq!(world.passes(), RestoreState::AwaitingConfirmation);
     let status = world.object.status.clone().unwrap();
     assert_eq!(status.confirm_with.as_deref(), Some("prod"));
-    assert_eq!(status.loss.map(|l| l.revisions), Some(4900));
+    assert_eq!(status.loss.and_then(|l| l.revisions), Some(4900));
     assert_eq!(world.words(), [Some(RestoreWord::Prepare); 3]);
     world.object.spec.confirm = Some("prod".to_owned());
     assert_eq!(world.passes(), RestoreState::Arming);
