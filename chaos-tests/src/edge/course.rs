@@ -21,6 +21,8 @@ const DNS_SECRET: &str = "dns";
 const MINUTE: Duration = Duration::from_secs(60);
 /// Between two looks at the edge's weights.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Two weights are set one after the other within less than this.
+const PASSING: Duration = Duration::from_millis(100);
 
 impl<'a> Pair<'a> {
     /// Installs Lockkeeper in blue, with leave to read green's kubeconfig and nothing else.
@@ -326,7 +328,7 @@ impl Watch {
 
     /// Fails unless green had these shares, in this order, and no other.
     pub fn were(&self, wanted: &[u8]) -> Result<()> {
-        let seen: Vec<u8> = self.shares().into_iter().map(|(_, green)| green).collect();
+        let seen = settled(&self.shares());
         ensure!(
             seen == wanted,
             "green's shares at the edge were {seen:?}, not {wanted:?}"
@@ -346,5 +348,45 @@ impl Watch {
                 })
             })
             .await
+    }
+}
+
+/// The shares without those in passing: the weights of two servers are set one after the other, so that a look may find
+/// green between what it had and what it gets.
+fn settled(shares: &[(Instant, u8)]) -> Vec<u8> {
+    let in_passing = |at: usize| {
+        let before = at.checked_sub(1).and_then(|before| shares.get(before));
+        let (Some((_, before)), Some((from, share)), Some((until, next))) =
+            (before, shares.get(at), shares.get(at + 1))
+        else {
+            return false;
+        };
+        let between = (before.min(next) < share) && (share < before.max(next));
+        between && until.duration_since(*from) < PASSING
+    };
+    let all = shares.iter().enumerate();
+    let kept = all.filter(|(at, _)| !in_passing(*at));
+    kept.map(|(_, (_, share))| *share).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_in_passing_is_none_and_one_that_stays_or_lies_outside_is_one() {
+        let now = Instant::now();
+        let seen = |shares: &[(u64, u8)]| {
+            let shares = shares.iter();
+            settled(
+                &shares
+                    .map(|(ms, share)| (now + Duration::from_millis(*ms), *share))
+                    .collect::<Vec<_>>(),
+            )
+        };
+        assert_eq!(seen(&[(0, 50), (900, 60), (920, 75)]), [50, 75]);
+        assert_eq!(seen(&[(0, 50), (900, 60), (1300, 75)]), [50, 60, 75]);
+        assert_eq!(seen(&[(0, 50), (900, 80), (920, 75)]), [50, 80, 75]);
+        assert_eq!(seen(&[(0, 50), (900, 60)]), [50, 60]);
     }
 }

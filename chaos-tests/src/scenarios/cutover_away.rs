@@ -163,7 +163,9 @@ async fn goes_back_without_blue(pair: &Pair<'_>) -> Result<String> {
         home: Colour::Green,
         secret: Colour::Blue.name().to_owned(),
         when_lost: Some(["GoBack", "Hold"]),
-        ..quick(&[25, 100])
+        soak: SOAK,
+        // By the edge: nobody in green sees green's application as others do.
+        ..plan(&[25, 100])
     };
     let cutover = pair.begin("back-without-blue", &plan).await?;
     let took = goes_back(pair, &cutover, &watch, Colour::Blue).await?;

@@ -1,6 +1,6 @@
 //! Two cutovers of one target: the second waits, and says for whom.
 //!
-//! Not yet seen failing on purpose.
+//! Seen failing: with a preflight that overlooks the other cutover, "it does not name the first".
 
 use anyhow::{Result, ensure};
 use futures::FutureExt;

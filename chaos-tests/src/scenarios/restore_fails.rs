@@ -199,7 +199,8 @@ async fn cut_when_ready(stage: &Stage<'_>, then: &Notes, now: &Notes) -> Result<
     scene.lab.power_on(victim.name())?;
     let mut ends = vec![];
     for node in &nodes {
-        let ended = scene.wait_for(&format!("{} to end", node.name()), MINUTE * 8, || async {
+        let what = format!("{} to end", node.name());
+        let ended = scene.wait_for(&what, MINUTE * 8, || async {
             Ok(match restoring::stage(node)? {
                 Some((at @ (RestoreStage::Done | RestoreStage::Undone), _)) => Look::Done(at),
                 other => Look::NotYet(format!("{other:?}")),
