@@ -27,8 +27,8 @@ pub(super) const SCENARIO: Scenario = Scenario {
     play: |scene| play(scene).boxed_local(),
 };
 
-/// In seconds.
-const SOAK: u32 = 6;
+/// In seconds: a step must not end while something goes away in it, on a slow machine either.
+const SOAK: u32 = 12;
 /// How long something stays away once Lockkeeper has noticed: longer than a step would have lasted.
 const AWAY: Duration = Duration::from_secs(SOAK as u64 + 4);
 /// The longest until a loss is noticed: it counts after 6 s, is asked for every 3 s, and each question has its limit.

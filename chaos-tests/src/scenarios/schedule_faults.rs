@@ -2,8 +2,8 @@
 //! store refuses. No slot is doubled or, but for the time without any operator, missed; the bucket holds what the
 //! status says and what is not the schedule's.
 //!
-//! Not yet seen failing on purpose: with an engine that begins every missed slot it passed, since it counted before the
-//! second one was begun. It waits for a slot of afterwards since then, and was not run with that engine again.
+//! Seen failing: with an engine that begins every missed slot in its order, "of the slots that passed meanwhile more than
+//! one was begun".
 
 use std::time::Duration;
 
