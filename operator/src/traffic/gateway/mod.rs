@@ -174,7 +174,10 @@ impl Gateway {
             format!("set the weights of {}", target(route)),
             Patch::Apply(&patch),
         );
-        let applied = self.api.within(what, api.patch(&route.name, &params, &patch)).await;
+        let applied = self
+            .api
+            .within(what, api.patch(&route.name, &params, &patch))
+            .await;
         applied.map(drop).map_err(|error| failed(route, &error))
     }
 

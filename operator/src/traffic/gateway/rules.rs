@@ -106,7 +106,9 @@ pub(super) fn shares(
             }
             (Some(blue), Some(green), None) => {
                 let shares = nearest(blue, green).ok_or_else(|| {
-                    unfit(format!("rule {number} gives nobody a weight: nobody takes traffic"))
+                    unfit(format!(
+                        "rule {number} gives nobody a weight: nobody takes traffic"
+                    ))
                 })?;
                 found.push(shares);
             }
@@ -160,9 +162,14 @@ pub(super) fn taken(route: &DynamicObject) -> Result<(), String> {
         let name = name.unwrap_or("a gateway without a name");
         let conditions = parent.get("conditions").and_then(Value::as_array);
         for wanted in ["Accepted", "ResolvedRefs"] {
-            let found = conditions.into_iter().flatten().find(|c| c.get("type") == Some(&json!(wanted)));
+            let found = conditions
+                .into_iter()
+                .flatten()
+                .find(|c| c.get("type") == Some(&json!(wanted)));
             let text = |field: &str| found.and_then(|c| c.get(field)).and_then(Value::as_str);
-            let generation = found.and_then(|c| c.get("observedGeneration")).and_then(Value::as_i64);
+            let generation = found
+                .and_then(|c| c.get("observedGeneration"))
+                .and_then(Value::as_i64);
             if text("status") != Some("True") {
                 let why = text("message").unwrap_or("it has not said so");
                 return Err(format!("gateway {name}: not {wanted}: {why}"));

@@ -27,22 +27,44 @@ fn told(rules: &str) -> Result<Weights, TrafficError> {
 #[test]
 fn a_rule_leads_to_both_or_to_neither() {
     let both = "{name: blue, port: 80, weight: 75}, {name: green, port: 80, weight: 25}";
-    assert_eq!(told(&format!("[{{backendRefs: [{both}]}}]")).unwrap(), Weights::of_green(25));
+    assert_eq!(
+        told(&format!("[{{backendRefs: [{both}]}}]")).unwrap(),
+        Weights::of_green(25)
+    );
     let others = format!("[{{backendRefs: [{{name: static}}]}}, {{backendRefs: [{both}]}}]");
-    assert_eq!(told(&others).unwrap(), Weights::of_green(25), "what is not ours is left alone");
+    assert_eq!(
+        told(&others).unwrap(),
+        Weights::of_green(25),
+        "what is not ours is left alone"
+    );
     for (rules, reason) in [
         ("[{backendRefs: [{name: blue}]}]".to_owned(), "TrafficUnfit"),
         ("[{backendRefs: [{name: static}]}]".to_owned(), "TrafficUnfit"),
         ("[]".to_owned(), "TrafficUnfit"),
-        (format!("[{{backendRefs: [{both}, {{name: static}}]}}]"), "TrafficStranger"),
-        (format!("[{{backendRefs: [{both}, {{name: green}}]}}]"), "TrafficUnfit"),
-        ("[{backendRefs: [{name: blue, weight: 0}, {name: green, weight: 0}]}]".to_owned(), "TrafficUnfit"),
+        (
+            format!("[{{backendRefs: [{both}, {{name: static}}]}}]"),
+            "TrafficStranger",
+        ),
+        (
+            format!("[{{backendRefs: [{both}, {{name: green}}]}}]"),
+            "TrafficUnfit",
+        ),
+        (
+            "[{backendRefs: [{name: blue, weight: 0}, {name: green, weight: 0}]}]".to_owned(),
+            "TrafficUnfit",
+        ),
         (
             format!("[{{backendRefs: [{both}]}}, {{backendRefs: [{{name: blue}}, {{name: green}}]}}]"),
             "TrafficDiffers",
         ),
-        (format!("[{{backendRefs: [{{name: blue, kind: Other, group: a.b}}, {{name: green}}]}}]"), "TrafficStranger"),
-        ("[{backendRefs: [{name: blue, namespace: elsewhere}, {name: green}]}]".to_owned(), "TrafficStranger"),
+        (
+            format!("[{{backendRefs: [{{name: blue, kind: Other, group: a.b}}, {{name: green}}]}}]"),
+            "TrafficStranger",
+        ),
+        (
+            "[{backendRefs: [{name: blue, namespace: elsewhere}, {name: green}]}]".to_owned(),
+            "TrafficStranger",
+        ),
     ] {
         assert_eq!(told(&rules).unwrap_err().reason(), reason, "{rules}");
     }
@@ -63,8 +85,16 @@ fn a_weight_counts_when_every_gateway_has_looked_at_it() {
     };
     assert!(with_status("{parents: []}").is_err());
     with_status(&format!("{{parents: [{}]}}", parent("True", 4))).unwrap();
-    assert!(with_status(&format!("{{parents: [{}]}}", parent("True", 3))).unwrap_err().contains("newest"));
-    assert!(with_status(&format!("{{parents: [{}]}}", parent("False", 4))).unwrap_err().contains("not Accepted: m"));
+    assert!(
+        with_status(&format!("{{parents: [{}]}}", parent("True", 3)))
+            .unwrap_err()
+            .contains("newest")
+    );
+    assert!(
+        with_status(&format!("{{parents: [{}]}}", parent("False", 4)))
+            .unwrap_err()
+            .contains("not Accepted: m")
+    );
     let two = format!("{{parents: [{}, {}]}}", parent("True", 4), parent("True", 3));
     assert!(with_status(&two).is_err(), "one of two has");
 }
