@@ -26,7 +26,7 @@ use crate::api::ApiServers;
 
 pub use dns::Dns;
 pub use error::TrafficError;
-pub use gateway::Gateway;
+pub use gateway::GatewayApi;
 pub use haproxy::Haproxy;
 pub use hook::Hook;
 
@@ -99,7 +99,7 @@ pub enum Driver {
     /// An HTTP endpoint of the user's.
     Hook(Hook),
     /// Routes of the Gateway API.
-    Gateway(Gateway),
+    GatewayApi(GatewayApi),
 }
 
 impl Driver {
@@ -112,17 +112,17 @@ impl Driver {
         secrets: &Secrets,
         own: &ApiServers,
     ) -> Result<Self, TrafficError> {
-        match (&spec.haproxy, &spec.dns, &spec.hook, &spec.gateway) {
+        match (&spec.haproxy, &spec.dns, &spec.hook, &spec.gateway_api) {
             (Some(haproxy), None, None, None) => Haproxy::from_spec(haproxy).map(Self::Haproxy),
             (None, Some(dns), None, None) => Dns::from_spec(dns, secrets).map(Self::Dns),
             (None, None, Some(hook), None) => Hook::from_spec(hook, secrets).map(Self::Hook),
             (None, None, None, Some(gateway)) => {
-                let api = secrets.cluster("spec.traffic.gateway.cluster", &gateway.cluster, own);
-                Gateway::from_spec(gateway, api.await?).map(Self::Gateway)
+                let api = secrets.cluster("spec.traffic.gatewayAPI.cluster", &gateway.cluster, own);
+                GatewayApi::from_spec(gateway, api.await?).map(Self::GatewayApi)
             }
             _ => Err(TrafficError::Spec {
                 field: "spec.traffic",
-                problem: "must name one thing that moves the traffic: gateway, haproxy, dns or hook"
+                problem: "must name one thing that moves the traffic: gatewayAPI, haproxy, dns or hook"
                     .to_owned(),
             }),
         }
@@ -137,7 +137,7 @@ impl Driver {
             Self::Haproxy(driver) => driver.targets(),
             Self::Dns(driver) => driver.targets(),
             Self::Hook(driver) => driver.targets(),
-            Self::Gateway(driver) => driver.targets(),
+            Self::GatewayApi(driver) => driver.targets(),
         }
     }
 
@@ -150,7 +150,7 @@ impl Driver {
             Self::Haproxy(driver) => driver.check().await,
             Self::Dns(driver) => driver.check().await,
             Self::Hook(driver) => driver.check().await,
-            Self::Gateway(driver) => driver.check().await,
+            Self::GatewayApi(driver) => driver.check().await,
         }
     }
 
@@ -167,7 +167,7 @@ impl Driver {
         }
         match self {
             Self::Dns(driver) => driver.can(weights),
-            Self::Haproxy(_) | Self::Hook(_) | Self::Gateway(_) => Ok(()),
+            Self::Haproxy(_) | Self::Hook(_) | Self::GatewayApi(_) => Ok(()),
         }
     }
 
@@ -179,7 +179,7 @@ impl Driver {
     pub async fn prepare(&self) -> Result<Duration, TrafficError> {
         match self {
             Self::Dns(driver) => driver.prepare().await,
-            Self::Haproxy(_) | Self::Hook(_) | Self::Gateway(_) => Ok(Duration::ZERO),
+            Self::Haproxy(_) | Self::Hook(_) | Self::GatewayApi(_) => Ok(Duration::ZERO),
         }
     }
 
@@ -190,7 +190,7 @@ impl Driver {
     pub async fn finish(&self) -> Result<(), TrafficError> {
         match self {
             Self::Dns(driver) => driver.finish().await,
-            Self::Haproxy(_) | Self::Hook(_) | Self::Gateway(_) => Ok(()),
+            Self::Haproxy(_) | Self::Hook(_) | Self::GatewayApi(_) => Ok(()),
         }
     }
 
@@ -203,7 +203,7 @@ impl Driver {
             Self::Haproxy(driver) => driver.seen().await,
             Self::Dns(driver) => driver.seen().await,
             Self::Hook(driver) => driver.seen().await,
-            Self::Gateway(driver) => driver.seen().await,
+            Self::GatewayApi(driver) => driver.seen().await,
         }
     }
 
@@ -217,7 +217,7 @@ impl Driver {
             Self::Haproxy(driver) => driver.set(weights).await,
             Self::Dns(driver) => driver.set(weights).await,
             Self::Hook(driver) => driver.set(weights).await,
-            Self::Gateway(driver) => driver.set(weights).await,
+            Self::GatewayApi(driver) => driver.set(weights).await,
         }
     }
 
@@ -225,7 +225,8 @@ impl Driver {
     #[must_use]
     pub fn settles_in(&self) -> Duration {
         match self {
-            Self::Haproxy(_) | Self::Gateway(_) => Duration::ZERO,
+            Self::Haproxy(_) => Duration::ZERO,
+            Self::GatewayApi(driver) => driver.settles_in(),
             Self::Dns(driver) => driver.settles_in(),
             Self::Hook(driver) => driver.settles_in(),
         }
@@ -242,6 +243,14 @@ fn nearest(blue: u64, green: u64) -> Option<Weights> {
         _ => rounded.clamp(1, 99),
     };
     u8::try_from(rounded).ok().map(Weights::of_green)
+}
+
+/// The driver that a spec asks for, for tests: no cluster is there, and nobody is asked.
+#[cfg(test)]
+fn built(spec: &lockkeeper_crds::Traffic, secrets: &Secrets) -> Result<Driver, TrafficError> {
+    let own = crate::api::testing::api_servers(&"127.0.0.1:1".parse().unwrap());
+    let driver = futures::FutureExt::now_or_never(Driver::from_spec(spec, secrets, &own));
+    driver.expect("nothing is asked of anybody")
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ impl Colours {
     pub(super) fn new(blue: &RouteBackend, green: &RouteBackend) -> Result<Self, TrafficError> {
         if blue == green {
             return Err(TrafficError::Spec {
-                field: "spec.traffic.gateway.green",
+                field: "spec.traffic.gatewayAPI.green",
                 problem: "is blue's backend too: they must be two".to_owned(),
             });
         }
@@ -66,69 +66,100 @@ fn home(route: &DynamicObject) -> &str {
     route.metadata.namespace.as_deref().unwrap_or_default()
 }
 
-/// The shares that the route gives: those of all rules that lead to blue or green, which must be one. Rules that lead to
-/// neither are none of ours.
+/// What a rule that leads to both gives to each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Share {
+    /// The rule, for a person.
+    place: String,
+    blue: u64,
+    green: u64,
+}
+
+impl Share {
+    /// `None`: nobody has any.
+    pub(super) fn weights(&self) -> Option<Weights> {
+        nearest(self.blue, self.green)
+    }
+}
+
+/// What each rule gives that leads to blue and green. Rules that lead to neither are none of ours.
 pub(super) fn shares(
     route: &DynamicObject,
     colours: &Colours,
     target: &str,
-) -> Result<Weights, TrafficError> {
-    let unfit = |problem: String| TrafficError::Unfit {
-        target: target.to_owned(),
-        problem,
-    };
-    let mut found: Vec<Weights> = Vec::new();
-    for (number, rule) in rules(route).iter().enumerate() {
-        let (mut blue, mut green, mut another) = (None, None, None);
-        for reference in references(rule) {
-            let weight = reference.get("weight").and_then(Value::as_u64).unwrap_or(1);
-            let place = match colours.whose(reference, home(route)) {
-                Whose::Blue => &mut blue,
-                Whose::Green => &mut green,
-                Whose::Another => {
-                    another = reference.get("name").and_then(Value::as_str);
-                    continue;
-                }
-            };
-            if place.replace(weight).is_some() {
-                return Err(unfit(format!(
-                    "rule {number} names one backend twice: name it once"
-                )));
-            }
-        }
-        match (blue, green, another) {
-            (None, None, _) => {}
-            (_, _, Some(another)) => {
-                return Err(TrafficError::Stranger {
-                    target: format!("{target}, rule {number},"),
-                    what: format!("the backend {another}"),
-                });
-            }
-            (Some(blue), Some(green), None) => {
-                let shares = nearest(blue, green).ok_or_else(|| {
-                    unfit(format!(
-                        "rule {number} gives nobody a weight: nobody takes traffic"
-                    ))
-                })?;
-                found.push(shares);
-            }
-            (one, _, None) => {
-                let missing = if one.is_some() { "green" } else { "blue" };
-                return Err(unfit(format!(
-                    "rule {number} does not lead to {missing}: add its backend with weight 0"
-                )));
-            }
-        }
-    }
-    let first = found.first().copied();
-    let first = first.ok_or_else(|| unfit("no rule of it leads to blue and green".to_owned()))?;
-    if found.iter().any(|other| *other != first) {
-        return Err(TrafficError::Differ {
-            detail: format!("the rules of {target} differ"),
-            greens: found.iter().map(|w| w.green).collect(),
+) -> Result<Vec<Share>, TrafficError> {
+    let rules = rules(route).iter().enumerate();
+    let of_rule = |(number, rule)| share(rule, format!("{target}, rule {number}"), colours, home(route));
+    let found: Vec<Share> = rules
+        .filter_map(|rule| of_rule(rule).transpose())
+        .collect::<Result<_, _>>()?;
+    if found.is_empty() {
+        return Err(TrafficError::Unfit {
+            target: target.to_owned(),
+            problem: "no rule of it leads to blue and green".to_owned(),
         });
     }
-    Ok(first)
+    Ok(found)
+}
+
+fn share(rule: &Value, place: String, colours: &Colours, home: &str) -> Result<Option<Share>, TrafficError> {
+    let (mut blue, mut green, mut another) = (None, None, None);
+    for reference in references(rule) {
+        let known = match colours.whose(reference, home) {
+            Whose::Blue => &mut blue,
+            Whose::Green => &mut green,
+            Whose::Another => {
+                another = reference.get("name").and_then(Value::as_str);
+                continue;
+            }
+        };
+        // The API's own default.
+        let weight = reference.get("weight").and_then(Value::as_u64).unwrap_or(1);
+        if known.replace(weight).is_some() {
+            return Err(TrafficError::Unfit {
+                target: place,
+                problem: "it names one backend twice: name it once".to_owned(),
+            });
+        }
+    }
+    match (blue, green, another) {
+        (None, None, _) => Ok(None),
+        (_, _, Some(another)) => Err(TrafficError::Stranger {
+            target: place,
+            what: format!("the backend {another}"),
+        }),
+        (Some(blue), Some(green), None) => Ok(Some(Share { place, blue, green })),
+        (one, _, None) => Err(TrafficError::Unfit {
+            target: place,
+            problem: format!(
+                "it does not lead to {}: add its backend with weight 0",
+                if one.is_some() { "green" } else { "blue" }
+            ),
+        }),
+    }
+}
+
+/// The one share that all of them give.
+pub(super) fn together<'a>(all: impl Iterator<Item = &'a Share>) -> Result<Weights, TrafficError> {
+    let mut known = Vec::new();
+    for share in all {
+        let weights = share.weights().ok_or_else(|| TrafficError::Unfit {
+            target: share.place.clone(),
+            problem: "it gives nobody a weight, so nobody takes traffic".to_owned(),
+        })?;
+        known.push((&share.place, weights));
+    }
+    let first = known.first().map_or(Weights::BLUE, |(_, weights)| *weights);
+    if known.iter().all(|(_, weights)| *weights == first) {
+        return Ok(first);
+    }
+    let told = known
+        .iter()
+        .map(|(place, weights)| format!("{weights} in {place}"));
+    Err(TrafficError::Differ {
+        detail: told.collect::<Vec<_>>().join("; "),
+        greens: known.iter().map(|(_, weights)| weights.green).collect(),
+    })
 }
 
 /// All rules, with these weights where they lead to blue and green.
@@ -150,34 +181,4 @@ pub(super) fn with(route: &DynamicObject, colours: &Colours, weights: Weights) -
         }
     }
     all
-}
-
-/// Whether every parent has taken the route as it is now.
-pub(super) fn taken(route: &DynamicObject) -> Result<(), String> {
-    let parents = route.data.pointer("/status/parents").and_then(Value::as_array);
-    let parents = parents.filter(|all| !all.is_empty());
-    let parents = parents.ok_or("no gateway has taken it yet: see its spec.parentRefs")?;
-    for parent in parents {
-        let name = parent.pointer("/parentRef/name").and_then(Value::as_str);
-        let name = name.unwrap_or("a gateway without a name");
-        let conditions = parent.get("conditions").and_then(Value::as_array);
-        for wanted in ["Accepted", "ResolvedRefs"] {
-            let found = conditions
-                .into_iter()
-                .flatten()
-                .find(|c| c.get("type") == Some(&json!(wanted)));
-            let text = |field: &str| found.and_then(|c| c.get(field)).and_then(Value::as_str);
-            let generation = found
-                .and_then(|c| c.get("observedGeneration"))
-                .and_then(Value::as_i64);
-            if text("status") != Some("True") {
-                let why = text("message").unwrap_or("it has not said so");
-                return Err(format!("gateway {name}: not {wanted}: {why}"));
-            }
-            if generation < route.metadata.generation {
-                return Err(format!("gateway {name} has not looked at the newest weights yet"));
-            }
-        }
-    }
-    Ok(())
 }
