@@ -46,6 +46,7 @@ check "a work directory of its own is mounted" says "name: work" render --set ag
 check "the disk of etcd is not allowed unless it is" equals 0 sh -c "'$HELM' template lockkeeper '$chart' -n '$ns' | grep -c -e --proof-on-etcd-disk"
 check "and then it is" says "--proof-on-etcd-disk" render --set agent.verification.onEtcdDisk=true
 check "no cutovers unless they are enabled" equals 0 sh -c "'$HELM' template lockkeeper '$chart' -n '$ns' --set cutover.secretNames={green} | grep -c -e '- --cutovers' -e 'clustercutovers/status' -e '\\[\"green\"\\]'"
+check "no routes either" equals 0 sh -c "'$HELM' template lockkeeper '$chart' -n '$ns' --set cutover.gatewayAPI.namespaces={edge} | grep -c -e httproutes"
 check "and then they are looked after" says "--cutovers" render --set cutover.enabled=true
 refuse "a Secret's name that is none" "secretNames" render --set cutover.enabled=true,cutover.secretNames={Green_1}
 check "global and enabled are let in, as a parent chart sets them" render --set global.a=b,enabled=true
@@ -231,12 +232,26 @@ can operator yes get namespace/kube-system
 can operator no list namespaces
 can agent no get secret/green -n "$ns"
 can agent no get $cc
+# can-i looks a kind up first, and this API server knows no routes.
+review() { printf '{"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": {"user": "system:serviceaccount:%s:lockkeeper-operator", "resourceAttributes": {"group": "gateway.networking.k8s.io", "verb": "%s", "resource": "%s", "namespace": "%s"}}}' "$ns" "$@" | k create -o 'jsonpath={.status.allowed}' -f -; }
+at_the_edge() { check "may operator $2 $3 in $4: $1" equals "$1" review "$2" "$3" "$4"; }
+at_the_edge false patch httproutes default
+check "routes may be set where it is said" install "$chart" --set cutover.enabled=true,cutover.gatewayAPI.namespaces={default}
+for resource in httproutes grpcroutes tlsroutes tcproutes; do at_the_edge true patch $resource default; done
+at_the_edge true get gateways default
+at_the_edge false patch gateways default
+at_the_edge false list httproutes default
+at_the_edge false patch tcproutes kube-system
 cutover() { sed "$1" "$here/../examples/clustercutover.yaml" | k create --dry-run=server --validate=strict -f -; }
 check "the example of a cutover is taken" cutover ''
 refuse "steps that do not rise" "spec.steps do not rise" cutover 's/green: 50, soak/green: 25, soak/'
 refuse "steps that do not end at 100" "spec.steps do not end at 100" cutover 's/green: 100, soak/green: 99, soak/'
 refuse "the same cluster twice" "both this cluster" cutover 's/kubeconfigSecret: {name: green}/thisCluster: true/'
 refuse "the same kubeconfig twice" "name the same kubeconfig" cutover 's/blue: {thisCluster: true}/blue: {kubeconfigSecret: {name: green}}/'
+routes='gatewayAPI: {cluster: {kubeconfigSecret: {name: edge}}, routes: [{namespace: shop, name: web}], blue: {name: blue}, green: {name: green}}'
+check "routes of a Gateway instead" cutover "/^    haproxy:/,/^      green:/c\\    $routes"
+refuse "routes beside an HAProxy" "spec.traffic must name one thing" cutover "s/^    haproxy:/    $routes\n&/"
+refuse "routes of no cluster" "give exactly one" cutover "/^    haproxy:/,/^      green:/c\\    ${routes/kubeconfigSecret: {name: edge\}/}"
 refuse "no cluster" "give exactly one" cutover 's/blue: {thisCluster: true}/blue: {}/'
 refuse "two gates of one name" "the same name" cutover 's/name: green-answers/name: shop-answers/'
 refuse "an accepted difference that is not compared" "outside of spec.parity.namespaces" cutover 's/namespaces: \[shop\]/namespaces: [other]/'

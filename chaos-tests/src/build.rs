@@ -1,6 +1,6 @@
 //! Builds Go modules into the cache, one after another and niced: the machine has other work.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -65,11 +65,10 @@ pub fn binary(cache: &Cache, recipe: &Recipe, name: &str) -> Result<PathBuf> {
 
 fn key(recipe: &Recipe) -> String {
     let commands: Vec<&str> = recipe.commands.iter().map(|(_, package)| *package).collect();
-    short_hash([
-        recipe.module.go_mod.as_bytes(),
-        recipe.module.go_sum.as_bytes(),
-        commands.join(" ").as_bytes(),
-    ])
+    let commands = commands.join(" ");
+    let go = [recipe.module.go_mod, recipe.module.go_sum, &*commands];
+    let files = recipe.files.iter().map(|(_, path)| *path);
+    short_hash(go.into_iter().chain(files).map(str::as_bytes))
 }
 
 /// Present means: built from the same go.mod and go.sum, to the end. The mark is written last.
@@ -77,6 +76,17 @@ fn present(cache: &Cache, recipe: &Recipe) -> bool {
     let dir = cache.binaries(recipe.what, recipe.version);
     std::fs::read_to_string(dir.join(".built-from")).is_ok_and(|mark| mark == key(recipe))
         && recipe.commands.iter().all(|(name, _)| dir.join(name).is_file())
+        && files(cache, recipe).iter().all(|path| path.is_file())
+}
+
+/// Where the files of a recipe lie.
+pub fn files(cache: &Cache, recipe: &Recipe) -> Vec<PathBuf> {
+    let dir = cache.binaries(recipe.what, recipe.version);
+    let names = recipe
+        .files
+        .iter()
+        .filter_map(|(_, path)| Path::new(path).file_name());
+    names.map(|name| dir.join(name)).collect()
 }
 
 fn build(cache: &Cache, recipe: &Recipe) -> Result<()> {
@@ -110,6 +120,16 @@ fn build(cache: &Cache, recipe: &Recipe) -> Result<()> {
     }
     for (name, _) in recipe.commands {
         std::fs::rename(fresh.path().join(name), dir.join(name))?;
+    }
+    for ((module, path), kept) in recipe.files.iter().zip(files(cache, recipe)) {
+        // What go has downloaded it has compared with go.sum.
+        let folder = Run::new("go")
+            .args(["list", "-m", "-f", "{{.Dir}}", module])
+            .env("GOFLAGS", "-mod=readonly")
+            .env("GOTOOLCHAIN", "local")
+            .dir(&source)
+            .check()?;
+        write_whole(&kept, &std::fs::read(Path::new(folder.trim()).join(path))?)?;
     }
     write_whole(&dir.join(".built-from"), key(recipe).as_bytes())
 }
@@ -183,6 +203,14 @@ mod tests {
     fn the_minor_of_go_is_read_from_its_own_words() {
         assert_eq!(go_minor("go version go1.26.8 linux/amd64"), Some(26));
         assert_eq!(go_minor("go version devel"), None);
+    }
+
+    #[test]
+    fn what_was_built_before_recipes_had_files_is_still_known() {
+        let etcd = crate::recipes::only("etcd").unwrap();
+        let packages: Vec<&str> = etcd.commands.iter().map(|(_, package)| *package).collect();
+        let parts = [etcd.module.go_mod, etcd.module.go_sum, &packages.join(" ")];
+        assert_eq!(key(etcd), short_hash(parts.map(str::as_bytes)));
     }
 
     #[test]

@@ -35,3 +35,4 @@ pub mod scenarios;
 pub mod scene;
 pub mod seed;
 pub mod state;
+pub mod wheel;

@@ -50,6 +50,8 @@ pub struct Recipe {
     pub module: Module,
     /// The binaries: file name and Go package.
     pub commands: &'static [(&'static str, &'static str)],
+    /// Files of modules that are kept beside the binaries: the module, and the path in it.
+    pub files: &'static [(&'static str, &'static str)],
     /// Whether the version is set in Kubernetes' own variables; without it kubeadm and the skew checks
     /// see v0.0.0.
     pub kubernetes_version: bool,
@@ -76,6 +78,7 @@ pub const RECIPES: &[Recipe] = &[
             ("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
             ("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy"),
         ],
+        files: &[],
         kubernetes_version: true,
         cold: "about 10 minutes",
     },
@@ -93,6 +96,7 @@ pub const RECIPES: &[Recipe] = &[
             ("kubeadm", "k8s.io/kubernetes/cmd/kubeadm"),
             ("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
         ],
+        files: &[],
         kubernetes_version: true,
         cold: "about 8 minutes",
     },
@@ -105,6 +109,7 @@ pub const RECIPES: &[Recipe] = &[
             ("etcdctl", "go.etcd.io/etcd/etcdctl/v3"),
             ("etcdutl", "go.etcd.io/etcd/etcdutl/v3"),
         ],
+        files: &[],
         kubernetes_version: false,
         cold: "about a minute and a half",
     },
@@ -113,6 +118,7 @@ pub const RECIPES: &[Recipe] = &[
         version: "v1.8.0",
         module: module!("versitygw"),
         commands: &[("versitygw", "github.com/versity/versitygw/cmd/versitygw")],
+        files: &[],
         kubernetes_version: false,
         cold: "about 2 minutes",
     },
@@ -121,10 +127,61 @@ pub const RECIPES: &[Recipe] = &[
         version: "v4.3.1",
         module: module!("helm"),
         commands: &[("helm", "helm.sh/helm/v4/cmd/helm")],
+        files: &[],
         kubernetes_version: false,
         cold: "about 4 minutes",
     },
 ];
+
+const GATEWAY_API: &str = "sigs.k8s.io/gateway-api";
+
+/// A Gateway's control plane, with the CRDs that it needs. Built for those scenarios alone that want one.
+pub const CONTOUR: Recipe = Recipe {
+    what: "contour",
+    version: "v1.33.8",
+    module: module!("contour"),
+    commands: &[("contour", "github.com/projectcontour/contour/cmd/contour")],
+    files: &[
+        (
+            "github.com/projectcontour/contour",
+            "examples/contour/01-crds.yaml",
+        ),
+        (
+            GATEWAY_API,
+            "config/crd/experimental/gateway.networking.k8s.io_backendtlspolicies.yaml",
+        ),
+        (
+            GATEWAY_API,
+            "config/crd/experimental/gateway.networking.k8s.io_gatewayclasses.yaml",
+        ),
+        (
+            GATEWAY_API,
+            "config/crd/experimental/gateway.networking.k8s.io_gateways.yaml",
+        ),
+        (
+            GATEWAY_API,
+            "config/crd/experimental/gateway.networking.k8s.io_grpcroutes.yaml",
+        ),
+        (
+            GATEWAY_API,
+            "config/crd/experimental/gateway.networking.k8s.io_httproutes.yaml",
+        ),
+        (
+            GATEWAY_API,
+            "config/crd/experimental/gateway.networking.k8s.io_referencegrants.yaml",
+        ),
+        (
+            GATEWAY_API,
+            "config/crd/experimental/gateway.networking.k8s.io_tcproutes.yaml",
+        ),
+        (
+            GATEWAY_API,
+            "config/crd/experimental/gateway.networking.k8s.io_tlsroutes.yaml",
+        ),
+    ],
+    kubernetes_version: false,
+    cold: "about 4 minutes",
+};
 
 /// The recipe of something at a version.
 pub fn recipe(what: &str, version: &str) -> Result<&'static Recipe> {
@@ -173,7 +230,7 @@ mod tests {
 
     #[test]
     fn every_module_requires_what_its_recipe_says() {
-        for recipe in RECIPES {
+        for recipe in RECIPES.iter().chain([&CONTOUR]) {
             assert!(
                 recipe.module.go_mod.contains(recipe.version),
                 "{} {}",
@@ -185,6 +242,12 @@ mod tests {
                     recipe.module.tools.contains(package),
                     "{package} is not in {}",
                     recipe.module.name
+                );
+            }
+            for (module, _) in recipe.files {
+                assert!(
+                    recipe.module.go_mod.contains(&format!("\n\t{module} v")),
+                    "{module}"
                 );
             }
         }

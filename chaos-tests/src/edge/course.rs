@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use super::dns::{self, Dns, SERVERS, Server};
+use super::gateway::{self, Kind};
 use super::network::applications;
 use super::{BACKEND, Colour, Pair, Proxy, RUNTIME_API};
 use crate::install::{Install, NAMESPACE};
@@ -128,24 +129,38 @@ pub enum Steers {
     Haproxy,
     /// The addresses of the shop's name.
     Dns,
+    /// Routes of the edge's Gateway, in blue's cluster.
+    GatewayApi,
 }
 
 impl Steers {
     fn spec(self) -> Value {
-        if self == Self::Haproxy {
-            let (address, port) = RUNTIME_API;
-            return json!({"haproxy": {
-                "endpoints": [format!("{address}:{port}")], "backend": BACKEND,
-                "blue": ["blue"], "green": ["green"],
-            }});
+        match self {
+            Self::Haproxy => {
+                let (address, port) = RUNTIME_API;
+                json!({"haproxy": {
+                    "endpoints": [format!("{address}:{port}")], "backend": BACKEND,
+                    "blue": ["blue"], "green": ["green"],
+                }})
+            }
+            Self::Dns => json!({"dns": {
+                "name": dns::NAME, "zone": dns::ZONE,
+                "primary": Server::Primary.address(), "servers": SERVERS.map(Server::address),
+                "tsig": {"name": dns::KEY, "secret": {"name": DNS_SECRET}},
+                "blue": applications(Colour::Blue), "green": applications(Colour::Green),
+                "ttlSeconds": dns::TTL, "cutoverTtlSeconds": dns::CUTOVER_TTL,
+            }}),
+            Self::GatewayApi => {
+                let routes = [Kind::Http, Kind::Tcp].map(|kind| {
+                    let [_, kind, name] = kind.words();
+                    json!({"kind": kind, "namespace": gateway::NAMESPACE, "name": name})
+                });
+                json!({"gatewayAPI": {
+                    "cluster": {"thisCluster": true}, "routes": routes,
+                    "blue": {"name": "blue"}, "green": {"name": "green"},
+                }})
+            }
         }
-        json!({"dns": {
-            "name": dns::NAME, "zone": dns::ZONE,
-            "primary": Server::Primary.address(), "servers": SERVERS.map(Server::address),
-            "tsig": {"name": dns::KEY, "secret": {"name": DNS_SECRET}},
-            "blue": applications(Colour::Blue), "green": applications(Colour::Green),
-            "ttlSeconds": dns::TTL, "cutoverTtlSeconds": dns::CUTOVER_TTL,
-        }})
     }
 }
 

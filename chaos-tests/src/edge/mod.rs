@@ -11,6 +11,7 @@
 //! | `proxy` | HAProxy with both colours' servers |
 //! | `dns` | a name's two authoritative servers, where a scenario wants them |
 //! | `course` | a ClusterCutover, and the weights that the edge really has |
+//! | `gateway` | Contour and Envoy, with routes of the Gateway API in blue's cluster, where a scenario wants them |
 //! | `ledger` | what runs in one cluster only, and where it writes who it is |
 //! | `clients` | who asks all the time, and what they were answered |
 
@@ -18,6 +19,7 @@ pub mod app;
 mod clients;
 mod course;
 pub mod dns;
+pub mod gateway;
 pub mod ledger;
 mod network;
 mod proxy;
@@ -37,6 +39,7 @@ use clients::Target;
 pub use clients::{Clients, Count};
 pub use course::{Cutover, FAILURES, Plan, Steers, Watch};
 pub use dns::Dns;
+pub use gateway::Gateway;
 pub use network::{EDGE, PROXY};
 pub use proxy::{BACKEND, Proxy, RUNTIME_API};
 
@@ -176,6 +179,11 @@ impl<'a> Pair<'a> {
     /// Clients at work at the edge.
     pub fn clients(&self) -> Result<Clients> {
         self.clients_of(Target::Address(PROXY))
+    }
+
+    /// Clients at work at the edge's Gateway.
+    pub fn clients_of_the_gateway(&self) -> Result<Clients> {
+        self.clients_of(Target::Address(gateway::LISTENER))
     }
 
     /// Clients at work that look the shop's name up, and ask the application without the edge's HAProxy.

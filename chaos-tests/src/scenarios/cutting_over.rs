@@ -4,12 +4,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use crate::edge::{Clients, Colour, Pair, Plan, Steers, Watch};
+use crate::edge::{Clients, Colour, Cutover, Pair, Plan, Steers, Watch};
 
 /// The longest that a short cutover may take on a machine that does other work too.
 pub(super) const LIMIT: Duration = Duration::from_secs(8 * 60);
 /// What changed at the edge holds for the requests after it; those on their way are neither here nor there.
 pub(super) const MARGIN: Duration = Duration::from_millis(500);
+/// From the word to go back until no request is given to green any more.
+const BACK_WITHIN: Duration = Duration::from_secs(2);
 /// By how many points clients may see another share than the one asked for.
 const POINTS: f64 = 3.0;
 
@@ -33,6 +35,25 @@ pub(super) fn plan(steps: &[u8]) -> Plan {
 pub(super) async fn begin(pair: &Pair<'_>) -> Result<(Clients, Watch)> {
     pair.install().await?;
     Ok((pair.clients()?, Watch::start()))
+}
+
+/// Gives the word to go back, some seconds after green was seen at a share, and waits until all is blue's. How long green
+/// still answered after the word, which may not be longer than promised.
+pub(super) async fn abort(pair: &Pair<'_>, cutover: &Cutover<'_, '_>, clients: &Clients) -> Result<Duration> {
+    tokio::time::sleep(Duration::from_millis(1000 + pair.scene.below(4000))).await;
+    let word = cutover.abort().await?;
+    cutover.settles("RolledBack", LIMIT).await?;
+    // Whoever would still be sent to green has had the time to be.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let last = clients.last_by(Colour::Green, word);
+    let back = last.map_or(Duration::ZERO, |last| last.duration_since(word));
+    ensure!(
+        back <= BACK_WITHIN,
+        "green still answered {back:?} after the word"
+    );
+    let before = clients.between(word - Duration::from_secs(1), word);
+    ensure!(before.green > 0, "green had no traffic to begin with: {before}");
+    Ok(back)
 }
 
 /// Fails unless the clients saw each share that was set, from `margin` after it was until so long before the next; the

@@ -14,6 +14,7 @@ mod cutover_bad_green;
 mod cutover_denied;
 mod cutover_dns;
 mod cutover_freeze;
+mod cutover_gateway;
 mod cutover_haproxy;
 mod cutover_killed;
 mod cutover_singletons;
@@ -114,6 +115,7 @@ pub const ALL: &[Scenario] = &[
     cutover_denied::SCENARIO,
     cutover_dns::SCENARIO,
     cutover_away::SCENARIO,
+    cutover_gateway::SCENARIO,
 ];
 
 /// Three nodes that have the target's images too.

@@ -4,6 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::ClusterAccess;
 use crate::LocalReference;
 
 /// Shares of the traffic, in percent; together they are 100.
@@ -43,8 +44,11 @@ impl std::fmt::Display for Weights {
 /// What moves the traffic.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.haproxy), has(self.dns), has(self.hook)].filter(there, there).size() == 1").message("spec.traffic must name one thing that moves the traffic, haproxy, dns or hook: remove the others"))]
+#[x_kube(validation = Rule::new("[has(self.gatewayAPI), has(self.haproxy), has(self.dns), has(self.hook)].filter(there, there).size() == 1").message("spec.traffic must name one thing that moves the traffic, gatewayAPI, haproxy, dns or hook: remove the others"))]
 pub struct Traffic {
+    /// Routes of the Gateway API in a cluster at the edge.
+    #[serde(default, rename = "gatewayAPI", skip_serializing_if = "Option::is_none")]
+    pub gateway_api: Option<GatewayApiTraffic>,
     /// HAProxy in front of both clusters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub haproxy: Option<HaproxyTraffic>,
@@ -62,8 +66,106 @@ impl Traffic {
     pub fn secret_names(&self) -> Vec<&str> {
         let hook = self.hook.iter().filter_map(|hook| hook.token_secret.as_ref());
         let dns = self.dns.iter().map(|dns| &dns.tsig.secret);
-        hook.chain(dns).map(|secret| secret.name.as_str()).collect()
+        let gateway = self.gateway_api.iter().filter_map(|g| g.cluster.secret_name());
+        let named = hook.chain(dns).map(|secret| secret.name.as_str());
+        named.chain(gateway).collect()
     }
+}
+
+/// Routes of the Gateway API (HTTPRoute, GRPCRoute, TLSRoute, TCPRoute) whose rules lead to a backend of each colour. Only
+/// weights are changed, and only in rules that lead to both; a rule that leads to somebody else too is refused. A step
+/// counts as set when every gateway that a route names has taken it, and is programmed.
+///
+/// Lists of rules have one owner in server-side apply: from the first step on it is the field manager
+/// `lockkeeper-cutover`. Whatever applies the routes again, from Git for one, puts its own weights back: exempt
+/// `spec.rules` there until the cutover has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewayApiTraffic {
+    /// The cluster in which the routes lie: that of the edge.
+    pub cluster: ClusterAccess,
+    /// The routes. All get the same weights.
+    #[schemars(length(min = 1, max = 50))]
+    pub routes: Vec<RouteRef>,
+    /// Blue's backend, as the rules name it.
+    pub blue: RouteBackend,
+    /// Green's.
+    pub green: RouteBackend,
+    /// How long after a gateway said that it has taken a change the last of its proxies goes by it, in seconds: where
+    /// its conditions tell of the control plane alone.
+    #[serde(default)]
+    #[schemars(range(max = 3600))]
+    pub settles_in_seconds: u32,
+}
+
+/// A route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteRef {
+    /// Its kind.
+    #[serde(default)]
+    pub kind: RouteKind,
+    /// Its namespace.
+    #[schemars(length(min = 1, max = 63))]
+    pub namespace: String,
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// The kinds of routes that have weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[allow(clippy::enum_variant_names)] // As the Gateway API names them.
+pub enum RouteKind {
+    /// Of HTTP requests.
+    #[default]
+    #[serde(rename = "HTTPRoute")]
+    HttpRoute,
+    /// Of gRPC calls.
+    #[serde(rename = "GRPCRoute")]
+    GrpcRoute,
+    /// Of TLS connections.
+    #[serde(rename = "TLSRoute")]
+    TlsRoute,
+    /// Of TCP connections.
+    #[serde(rename = "TCPRoute")]
+    TcpRoute,
+}
+
+impl std::fmt::Display for RouteKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::HttpRoute => "HTTPRoute",
+            Self::GrpcRoute => "GRPCRoute",
+            Self::TlsRoute => "TLSRoute",
+            Self::TcpRoute => "TCPRoute",
+        })
+    }
+}
+
+/// A backend, as a route's `backendRefs` name it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteBackend {
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Its namespace. Absent: the route's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub namespace: Option<String>,
+    /// Its kind.
+    #[serde(default = "backend_kind")]
+    #[schemars(length(min = 1, max = 63))]
+    pub kind: String,
+    /// Its API group; empty for Services.
+    #[serde(default)]
+    #[schemars(length(max = 253))]
+    pub group: String,
+}
+
+fn backend_kind() -> String {
+    "Service".to_owned()
 }
 
 /// HAProxy, told its servers' weights by its runtime API.

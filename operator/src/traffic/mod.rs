@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | comes in | `spec.traffic` of a `ClusterCutover`, the Secrets that it names, the [`Weights`] that are wanted |
 //! | goes out | what is set at the source of truth, as it is read there: never what was asked for |
-//! | may touch | what moves the traffic, by its own interface; no Kubernetes object, no file |
+//! | may touch | what moves the traffic, by its own interface: of Kubernetes objects routes alone; no file |
 //!
 //! A driver remembers nothing between two calls, so that it may die at any of them. Where several parts carry the
 //! traffic all of them are set and all are read; if they differ, the weights are unknown. What is not ours is left
@@ -12,16 +12,21 @@
 
 mod dns;
 mod error;
+mod gateway;
 mod haproxy;
 mod hook;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use lockkeeper_crds::ClusterAccess;
 pub use lockkeeper_crds::Weights;
+
+use crate::api::ApiServers;
 
 pub use dns::Dns;
 pub use error::TrafficError;
+pub use gateway::GatewayApi;
 pub use haproxy::Haproxy;
 pub use hook::Hook;
 
@@ -49,6 +54,24 @@ impl Secrets {
             .filter(|text| !text.is_empty())
             .ok_or_else(|| problem(&format!("whose key `{key}` holds no text")))
     }
+
+    /// The API of a cluster.
+    async fn cluster(
+        &self,
+        field: &'static str,
+        access: &ClusterAccess,
+        own: &ApiServers,
+    ) -> Result<ApiServers, TrafficError> {
+        let Some(secret) = &access.kubeconfig_secret else {
+            return Ok(own.clone());
+        };
+        let text = self.text(field, &secret.name, &secret.key)?;
+        let api = ApiServers::from_kubeconfig(text).await;
+        api.map_err(|error| TrafficError::Spec {
+            field,
+            problem: format!("names Secret {}: {error}", secret.name),
+        })
+    }
 }
 
 impl std::fmt::Debug for Secrets {
@@ -75,21 +98,32 @@ pub enum Driver {
     Dns(Dns),
     /// An HTTP endpoint of the user's.
     Hook(Hook),
+    /// Routes of the Gateway API.
+    GatewayApi(GatewayApi),
 }
 
 impl Driver {
-    /// The driver that a spec asks for. Nothing is asked of anybody yet.
+    /// The driver that a spec asks for. Nothing is asked of anybody yet. `own`: the API of the operator's cluster.
     ///
     /// # Errors
     /// A spec that no driver can understand, whatever the schema let through.
-    pub fn from_spec(spec: &lockkeeper_crds::Traffic, secrets: &Secrets) -> Result<Self, TrafficError> {
-        match (&spec.haproxy, &spec.dns, &spec.hook) {
-            (Some(haproxy), None, None) => Haproxy::from_spec(haproxy).map(Self::Haproxy),
-            (None, Some(dns), None) => Dns::from_spec(dns, secrets).map(Self::Dns),
-            (None, None, Some(hook)) => Hook::from_spec(hook, secrets).map(Self::Hook),
+    pub async fn from_spec(
+        spec: &lockkeeper_crds::Traffic,
+        secrets: &Secrets,
+        own: &ApiServers,
+    ) -> Result<Self, TrafficError> {
+        match (&spec.haproxy, &spec.dns, &spec.hook, &spec.gateway_api) {
+            (Some(haproxy), None, None, None) => Haproxy::from_spec(haproxy).map(Self::Haproxy),
+            (None, Some(dns), None, None) => Dns::from_spec(dns, secrets).map(Self::Dns),
+            (None, None, Some(hook), None) => Hook::from_spec(hook, secrets).map(Self::Hook),
+            (None, None, None, Some(gateway)) => {
+                let api = secrets.cluster("spec.traffic.gatewayAPI.cluster", &gateway.cluster, own);
+                GatewayApi::from_spec(gateway, api.await?).map(Self::GatewayApi)
+            }
             _ => Err(TrafficError::Spec {
                 field: "spec.traffic",
-                problem: "must name one thing that moves the traffic: haproxy, dns or hook".to_owned(),
+                problem: "must name one thing that moves the traffic: gatewayAPI, haproxy, dns or hook"
+                    .to_owned(),
             }),
         }
     }
@@ -103,6 +137,7 @@ impl Driver {
             Self::Haproxy(driver) => driver.targets(),
             Self::Dns(driver) => driver.targets(),
             Self::Hook(driver) => driver.targets(),
+            Self::GatewayApi(driver) => driver.targets(),
         }
     }
 
@@ -115,6 +150,7 @@ impl Driver {
             Self::Haproxy(driver) => driver.check().await,
             Self::Dns(driver) => driver.check().await,
             Self::Hook(driver) => driver.check().await,
+            Self::GatewayApi(driver) => driver.check().await,
         }
     }
 
@@ -131,7 +167,7 @@ impl Driver {
         }
         match self {
             Self::Dns(driver) => driver.can(weights),
-            Self::Haproxy(_) | Self::Hook(_) => Ok(()),
+            Self::Haproxy(_) | Self::Hook(_) | Self::GatewayApi(_) => Ok(()),
         }
     }
 
@@ -143,7 +179,7 @@ impl Driver {
     pub async fn prepare(&self) -> Result<Duration, TrafficError> {
         match self {
             Self::Dns(driver) => driver.prepare().await,
-            Self::Haproxy(_) | Self::Hook(_) => Ok(Duration::ZERO),
+            Self::Haproxy(_) | Self::Hook(_) | Self::GatewayApi(_) => Ok(Duration::ZERO),
         }
     }
 
@@ -154,7 +190,7 @@ impl Driver {
     pub async fn finish(&self) -> Result<(), TrafficError> {
         match self {
             Self::Dns(driver) => driver.finish().await,
-            Self::Haproxy(_) | Self::Hook(_) => Ok(()),
+            Self::Haproxy(_) | Self::Hook(_) | Self::GatewayApi(_) => Ok(()),
         }
     }
 
@@ -167,6 +203,7 @@ impl Driver {
             Self::Haproxy(driver) => driver.seen().await,
             Self::Dns(driver) => driver.seen().await,
             Self::Hook(driver) => driver.seen().await,
+            Self::GatewayApi(driver) => driver.seen().await,
         }
     }
 
@@ -180,6 +217,7 @@ impl Driver {
             Self::Haproxy(driver) => driver.set(weights).await,
             Self::Dns(driver) => driver.set(weights).await,
             Self::Hook(driver) => driver.set(weights).await,
+            Self::GatewayApi(driver) => driver.set(weights).await,
         }
     }
 
@@ -188,6 +226,7 @@ impl Driver {
     pub fn settles_in(&self) -> Duration {
         match self {
             Self::Haproxy(_) => Duration::ZERO,
+            Self::GatewayApi(driver) => driver.settles_in(),
             Self::Dns(driver) => driver.settles_in(),
             Self::Hook(driver) => driver.settles_in(),
         }
@@ -204,6 +243,14 @@ fn nearest(blue: u64, green: u64) -> Option<Weights> {
         _ => rounded.clamp(1, 99),
     };
     u8::try_from(rounded).ok().map(Weights::of_green)
+}
+
+/// The driver that a spec asks for, for tests: no cluster is there, and nobody is asked.
+#[cfg(test)]
+fn built(spec: &lockkeeper_crds::Traffic, secrets: &Secrets) -> Result<Driver, TrafficError> {
+    let own = crate::api::testing::api_servers(&"127.0.0.1:1".parse().unwrap());
+    let driver = futures::FutureExt::now_or_never(Driver::from_spec(spec, secrets, &own));
+    driver.expect("nothing is asked of anybody")
 }
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ impl Ground {
             self.green = cluster(hands, Side::Green, object, &contents).await;
         }
         if self.driver.is_err() || spec.traffic.secret_names().into_iter().any(stale) {
-            self.driver = driver(&spec.traffic, &contents);
+            self.driver = driver(hands, &spec.traffic, &contents).await;
         }
         for (name, content) in contents {
             // One that cannot be read now is not forgotten by that.
@@ -159,13 +159,14 @@ async fn cluster(
     Ok(Cluster::new(side, api, begun_with))
 }
 
-fn driver(spec: &crds::Traffic, contents: &Contents) -> Result<Driver, String> {
+async fn driver(hands: &Hands, spec: &crds::Traffic, contents: &Contents) -> Result<Driver, String> {
     let mut secrets = BTreeMap::new();
     for name in spec.secret_names() {
         let data = content(contents, name).map_err(|why| format!("spec.traffic: {why}"))?;
         secrets.insert(name.to_owned(), data.clone());
     }
-    Driver::from_spec(spec, &Secrets(secrets)).map_err(|error| error.to_string())
+    let driver = Driver::from_spec(spec, &Secrets(secrets), &hands.api).await;
+    driver.map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use super::parity::{BEING_COMPARED, Parity};
 use super::rights::{self, Right};
 use crate::api::ApiError;
 use crate::operator::act::Hands;
+use crate::traffic::{Driver, GatewayApi};
 
 /// The minors that Lockkeeper knows (ARCHITECTURE.md).
 const MINORS: std::ops::RangeInclusive<u32> = 33..=37;
@@ -65,6 +66,9 @@ pub(super) async fn look(
                 "they are two clusters".to_owned(),
             )
         });
+    }
+    if let (Some(traffic), Ok(Driver::GatewayApi(driver))) = (&spec.traffic.gateway_api, &ground.driver) {
+        checks.push(of_edge(traffic, driver).await);
     }
     checks.push(match &ground.driver {
         Err(why) => check("Traffic", CheckResult::Block, why.clone()),
@@ -147,6 +151,20 @@ async fn of_cluster(
             None
         }
     }
+}
+
+/// Rights in the cluster in which the routes lie.
+async fn of_edge(traffic: &crds::GatewayApiTraffic, driver: &GatewayApi) -> crds::Check {
+    let needed = rights::of_edge(traffic, &driver.gateways().await);
+    let missing = rights::lacking(driver.edge(), "the edge", &needed).await;
+    let (whose, way_out) = match &traffic.cluster.kubeconfig_secret {
+        None => (
+            "the operator's credentials for the edge, its own cluster,",
+            "name the namespaces of the routes and of their gateways in the chart's cutover.gatewayAPI.namespaces",
+        ),
+        Some(_) => ("the credentials for the edge", "give them that right there"),
+    };
+    permissions("EdgePermissions", whose, way_out, &missing)
 }
 
 /// Whether they suffice. `way_out`: where they are given.

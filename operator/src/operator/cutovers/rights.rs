@@ -1,12 +1,14 @@
 //! What a cutover must be allowed to do, and whether the credentials that it has allow it. Asks; changes nothing.
 
+use std::collections::BTreeSet;
+
 use futures::future::try_join_all;
 use k8s_openapi::api::authorization::v1::{
     NonResourceAttributes, ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
 };
 use kube::api::{Api, PostParams};
 use lockkeeper_crds as crds;
-use lockkeeper_crds::SingletonKind;
+use lockkeeper_crds::{RouteKind, SingletonKind};
 use lockkeeper_policies::cutover::Side;
 
 use crate::api::{ApiError, ApiServers};
@@ -112,6 +114,35 @@ fn of_freeze(freeze: &crds::Freeze) -> Vec<Right> {
     let probes = freeze.namespaces.iter();
     all.extend(probes.map(|namespace| Objects::to("create", "", "configmaps").within(namespace)));
     all.into_iter().map(Right::from).collect()
+}
+
+/// What is done at the edge: weights are set in routes, and their gateways are asked whether they go by them.
+/// `gateways`: namespace and name of each that a route names.
+pub(super) fn of_edge(
+    traffic: &crds::GatewayApiTraffic,
+    gateways: &BTreeSet<(String, String)>,
+) -> Vec<Right> {
+    let group = "gateway.networking.k8s.io";
+    let routes = traffic.routes.iter().flat_map(|route| {
+        let resource = match route.kind {
+            RouteKind::HttpRoute => "httproutes",
+            RouteKind::GrpcRoute => "grpcroutes",
+            RouteKind::TlsRoute => "tlsroutes",
+            RouteKind::TcpRoute => "tcproutes",
+        };
+        let to = |verb| {
+            Objects::to(verb, group, resource)
+                .within(&route.namespace)
+                .named(&route.name)
+        };
+        [to("get"), to("patch")]
+    });
+    let gateways = gateways.iter().map(|(namespace, name)| {
+        Objects::to("get", group, "gateways")
+            .within(namespace)
+            .named(name)
+    });
+    routes.chain(gateways).map(Right::from).collect()
 }
 
 fn of_either() -> Vec<Right> {
@@ -287,6 +318,27 @@ mod tests {
             ]
         );
         assert!(blue.contains(&"create configmaps in namespace shop".to_owned()));
+    }
+
+    #[test]
+    fn the_edge_must_let_its_routes_be_set_and_its_gateways_be_read() {
+        let traffic = serde_json::json!({
+            "cluster": {"thisCluster": true}, "blue": {"name": "blue"}, "green": {"name": "green"},
+            "routes": [{"namespace": "shop", "name": "web"}, {"kind": "TCPRoute", "namespace": "shop", "name": "db"}],
+        });
+        let traffic = serde_json::from_value(traffic).unwrap();
+        let gateways = BTreeSet::from([("edge".to_owned(), "public".to_owned())]);
+        let group = "of gateway.networking.k8s.io";
+        assert_eq!(
+            texts(&of_edge(&traffic, &gateways)),
+            [
+                format!("get httproutes {group} shop/web"),
+                format!("patch httproutes {group} shop/web"),
+                format!("get tcproutes {group} shop/db"),
+                format!("patch tcproutes {group} shop/db"),
+                format!("get gateways {group} edge/public"),
+            ]
+        );
     }
 
     #[test]

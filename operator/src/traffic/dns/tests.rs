@@ -9,7 +9,7 @@ use lockkeeper_crds::{DnsTraffic, LocalReference, Traffic, Tsig, TsigAlgorithm, 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
 
-use crate::traffic::{Driver, Secrets, TrafficError};
+use crate::traffic::{Driver, Secrets, TrafficError, built};
 
 const KEY: &[u8] = b"not the key that anybody else has";
 const OTHER: &[u8] = b"a key that the server does not know";
@@ -146,7 +146,7 @@ fn with_key(spec: DnsTraffic, key: &[u8]) -> Result<Driver, TrafficError> {
         dns: Some(spec),
         ..Traffic::default()
     };
-    Driver::from_spec(&traffic, &secrets(key))
+    built(&traffic, &secrets(key))
 }
 
 fn driver(spec: DnsTraffic) -> Driver {
@@ -290,8 +290,8 @@ async fn what_is_not_ours_is_left_alone_and_named() {
     assert_eq!(published(primary.port), ["600 192.0.2.1", "600 192.0.2.2"]);
 }
 
-#[test]
-fn a_spec_that_cannot_be_is_refused() {
+#[tokio::test]
+async fn a_spec_that_cannot_be_is_refused() {
     let spec = DnsTraffic {
         name: "shop.example.test".to_owned(),
         zone: "example.test".to_owned(),

@@ -10,7 +10,7 @@ use axum::routing::get;
 use lockkeeper_crds::{HookTraffic, LocalReference, Traffic, Weights};
 use tokio::net::TcpListener;
 
-use crate::traffic::{Driver, Secrets, TrafficError};
+use crate::traffic::{Driver, Secrets, TrafficError, built};
 
 /// What the server has, and what it was asked.
 #[derive(Default)]
@@ -78,7 +78,7 @@ fn driver(hook: HookTraffic, secrets: &Secrets) -> Result<Driver, TrafficError> 
         hook: Some(hook),
         ..Traffic::default()
     };
-    Driver::from_spec(&traffic, secrets)
+    built(&traffic, secrets)
 }
 
 fn secrets(name: &str, token: &str) -> Secrets {
@@ -298,8 +298,8 @@ async fn the_token_goes_to_the_right_server_only_and_is_never_shown() {
     );
 }
 
-#[test]
-fn a_spec_that_cannot_be_is_refused() {
+#[tokio::test]
+async fn a_spec_that_cannot_be_is_refused() {
     let refused = |change: fn(&mut HookTraffic), secrets: &Secrets| {
         let mut hook = spec("https://lb.example/shop");
         change(&mut hook);
