@@ -10,6 +10,7 @@
 //! | `app` | what answers with its colour, as a program and as objects |
 //! | `proxy` | HAProxy with both colours' servers |
 //! | `dns` | a name's two authoritative servers, where a scenario wants them |
+//! | `prometheus` | who counts what HAProxy answers, where a scenario wants it |
 //! | `course` | a ClusterCutover, and the weights that the edge really has |
 //! | `ledger` | what runs in one cluster only, and where it writes who it is |
 //! | `clients` | who asks all the time, and what they were answered |
@@ -20,6 +21,7 @@ mod course;
 pub mod dns;
 pub mod ledger;
 mod network;
+mod prometheus;
 mod proxy;
 
 use std::path::PathBuf;
@@ -38,6 +40,7 @@ pub use clients::{Clients, Count};
 pub use course::{Cutover, FAILURES, Plan, Steers, Watch};
 pub use dns::Dns;
 pub use network::{EDGE, PROXY};
+pub use prometheus::errors_of;
 pub use proxy::{BACKEND, Proxy, RUNTIME_API};
 
 /// One of the two.
