@@ -257,12 +257,23 @@ refuse "two gates of one name" "the same name" cutover 's/name: green-answers/na
 refuse "an accepted difference that is not compared" "outside of spec.parity.namespaces" cutover 's/namespaces: \[shop\]/namespaces: [other]/'
 refuse "an accepted difference without a reason" "reason" cutover 's/, reason: green is.*}/}/'
 refuse "a budget of nothing" "spec.budget sets nothing" cutover 's/budget: .*/budget: {}/'
-refuse "a gate of a kind that is not built" "spec.gates[0].promql" cutover 's#http: {url: "http://shop.*#promql: {query: up}#'
+refuse "a gate that asks nothing" "give exactly one" cutover 's#http: {url: "http://shop.*#passes: 1#'
+refuse "a gate that asks two things" "give exactly one" cutover 's#http: {url: "http://shop.*#&\n    promQL: {url: "http://p:9090", query: up, min: 1}#'
+refuse "a query without a bound" "has no bound" cutover 's/max: 0.01/timeoutSeconds: 3/'
+refuse "a token in the clear" "in the clear" cutover 's/max: 0.01/&\n      tokenSecret: {name: prometheus}/'
+refuse "a Job every two seconds" "intervalSeconds of 10" cutover 's/intervalSeconds: 30/intervalSeconds: 2/'
+refuse "a Job without a spec" "template.spec" cutover '/^      template:$/{n;s/spec:/metadata:/}'
+refuse "less capacity without a reason" "spec.capacity.reason" cutover 's/atLeastPercent: 100/atLeastPercent: 50/'
+check "less capacity with one" cutover 's/atLeastPercent: 100/atLeastPercent: 50, reason: it shrinks/'
+refuse "an accepted controller without a reason" "reason" cutover 's/^  capacity:.*/  acceptedControllers: [{kind: Deployment, namespace: shop, name: consumer}]/'
 k create -f "$here/../examples/clustercutover.yaml" >/dev/null
 change() { k patch clustercutover shop --type merge -p "{\"spec\": $1}"; }
 refuse "another step in the middle" "cannot be changed but for spec.promote" change '{"rollbackWindowSeconds": 1}'
 refuse "another parity in the middle" "spec.parity cannot be changed" change '{"parity": {"namespaces": ["shop", "other"]}}'
 refuse "and none" "spec.parity cannot be changed" change '{"parity": null}'
+other_job() { k get clustercutover shop -o json | sed 's/smoke:1.2.3/smoke:1.2.4/' | k replace -f -; }
+refuse "another Job in the middle" "cannot be changed but for spec.promote" other_job
+refuse "less capacity in the middle" "spec.capacity and spec.acceptedControllers cannot be changed" change '{"capacity": {"atLeastPercent": 10, "reason": "x"}}'
 check "a step is approved" change '{"promote": 25}'
 refuse "and not disapproved" "spec.promote can only be raised" change '{"promote": 5}'
 check "it is aborted" change '{"abort": true}'

@@ -14,6 +14,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("ethtool", "ethtool"),
     ("socat", "socat"),
     ("haproxy", "haproxy"),
+    ("prometheus", "prometheus"),
     ("cc", "gcc libc6-dev"),
     ("nsenter", "util-linux"),
     ("unshare", "util-linux"),

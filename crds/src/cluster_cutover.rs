@@ -1,11 +1,13 @@
 //! `ClusterCutover`: traffic and duty go from one cluster to another in weighted steps, and back.
 
+mod capacity;
 mod duty;
 mod gates;
 mod parity;
 mod status;
 mod traffic;
 
+pub use capacity::*;
 pub use duty::*;
 pub use gates::*;
 pub use parity::*;
@@ -72,6 +74,7 @@ use serde::{Deserialize, Serialize};
 #[x_kube(
     validation = Rule::new("self.blue == oldSelf.blue && self.green == oldSelf.green && self.traffic == oldSelf.traffic && self.steps == oldSelf.steps && self.gates == oldSelf.gates && has(self.budget) == has(oldSelf.budget) && (!has(self.budget) || self.budget == oldSelf.budget) && self.rollbackWindowSeconds == oldSelf.rollbackWindowSeconds && self.whenLost == oldSelf.whenLost && self.singletons == oldSelf.singletons && self.handOverSeconds == oldSelf.handOverSeconds && has(self.freeze) == has(oldSelf.freeze) && (!has(self.freeze) || self.freeze == oldSelf.freeze)").message("a ClusterCutover cannot be changed but for spec.promote, spec.paused and spec.abort: make a new one"),
     validation = Rule::new("has(self.parity) == has(oldSelf.parity) && (!has(self.parity) || self.parity == oldSelf.parity)").message("spec.parity cannot be changed: make a new ClusterCutover"),
+    validation = Rule::new("self.capacity == oldSelf.capacity && self.acceptedControllers == oldSelf.acceptedControllers").message("spec.capacity and spec.acceptedControllers cannot be changed: make a new ClusterCutover"),
     validation = Rule::new("!oldSelf.abort || self.abort").message("spec.abort was given and cannot be taken back: make a new ClusterCutover to begin again"),
     validation = Rule::new("self.promote >= oldSelf.promote").message("spec.promote can only be raised: set spec.abort to go back"),
     validation = Rule::new("!(self.blue.thisCluster && self.green.thisCluster)").message("spec.blue and spec.green are both this cluster: a cutover goes from one cluster to another").field_path(".green"),
@@ -115,6 +118,19 @@ pub struct ClusterCutoverSpec {
     /// `lockkeeper parity` shows the same from a desk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parity: Option<CutoverParity>,
+
+    /// How much green must have of what blue has before the first step: the CPU, the memory and the pods that the Ready
+    /// and schedulable nodes of each offer (`status.allocatable`). Not counted are nodes with a taint that keeps pods
+    /// out, unless all of blue's have one.
+    #[serde(default)]
+    pub capacity: CutoverCapacity,
+
+    /// Controllers that may undo what this cutover does to one of `singletons`, and that are known to be no trouble.
+    /// Nothing begins while an Argo CD, a Flux or a KEDA is found to manage what is to be stopped and started
+    /// (`spec.replicas`, `spec.suspend`) and is neither suspended nor named here.
+    #[serde(default)]
+    #[schemars(length(max = 50))]
+    pub accepted_controllers: Vec<AcceptedController>,
 
     /// What must hold before the first step, in each one, and as long as there is a way back.
     #[serde(default)]
@@ -187,7 +203,12 @@ impl ClusterCutoverSpec {
     pub fn secret_names(&self) -> Vec<&str> {
         let clusters = [&self.blue, &self.green].into_iter();
         let kubeconfigs = clusters.filter_map(ClusterAccess::secret_name);
-        kubeconfigs.chain(self.traffic.secret_names()).collect()
+        let tokens = self.gates.iter().filter_map(|gate| gate.prom_ql.as_ref());
+        let tokens = tokens.filter_map(|asks| Some(asks.token_secret.as_ref()?.name.as_str()));
+        kubeconfigs
+            .chain(self.traffic.secret_names())
+            .chain(tokens)
+            .collect()
     }
 }
 

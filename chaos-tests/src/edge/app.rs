@@ -160,6 +160,15 @@ pub async fn belongings(pair: &Pair<'_>) -> Result<BTreeMap<String, (Option<Stri
     Ok(all)
 }
 
+/// A Job of this program that completes, as a `CronJob`'s `jobTemplate` has it.
+#[must_use]
+pub fn smoke() -> Value {
+    json!({"spec": {"backoffLimit": 0, "template": {"spec": {
+        "restartPolicy": "Never", "automountServiceAccountToken": false, "tolerations": [{"operator": "Exists"}],
+        "containers": [{"name": "smoke", "image": IMAGE, "imagePullPolicy": "Never", "args": ["--help"]}],
+    }}}})
+}
+
 /// Small, and the same in both clusters but for the argument that is the colour.
 fn objects(colour: Colour) -> Vec<Value> {
     let labels = json!({"app": NAME});

@@ -233,6 +233,22 @@ impl Cutover<'_, '_> {
         Ok(word)
     }
 
+    /// Begins to look at how many rounds of a gate failed in a row.
+    #[must_use]
+    pub fn failures_of(&self, gate: &'static str) -> Watch {
+        let (api, name) = (self.api.clone(), self.name.clone());
+        Watch::of(move || {
+            let (api, name) = (api.clone(), name.clone());
+            async move {
+                let status = api.get(&name).await?.status.context("no status yet")?;
+                let mut gates = status.gates.iter().filter(|g| g.name == gate && !g.passed);
+                Ok(gates
+                    .next()
+                    .map_or(0, |g| u8::try_from(g.in_a_row).unwrap_or(u8::MAX)))
+            }
+        })
+    }
+
     /// The object as it is now.
     pub async fn object(&self) -> Result<ClusterCutover> {
         Ok(self.api.get(&self.name).await?)

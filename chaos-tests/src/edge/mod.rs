@@ -10,6 +10,7 @@
 //! | `app` | what answers with its colour, as a program and as objects |
 //! | `proxy` | HAProxy with both colours' servers |
 //! | `dns` | a name's two authoritative servers, where a scenario wants them |
+//! | `prometheus` | who counts what HAProxy answers, where a scenario wants it |
 //! | `course` | a ClusterCutover, and the weights that the edge really has |
 //! | `gateway` | Contour and Envoy, with routes of the Gateway API in blue's cluster, where a scenario wants them |
 //! | `ledger` | what runs in one cluster only, and where it writes who it is |
@@ -22,6 +23,7 @@ pub mod dns;
 pub mod gateway;
 pub mod ledger;
 mod network;
+mod prometheus;
 mod proxy;
 
 use std::path::PathBuf;
@@ -41,6 +43,7 @@ pub use course::{Cutover, FAILURES, Plan, Steers, Watch};
 pub use dns::Dns;
 pub use gateway::Gateway;
 pub use network::{EDGE, PROXY};
+pub use prometheus::errors_of;
 pub use proxy::{BACKEND, Proxy, RUNTIME_API};
 
 /// One of the two.

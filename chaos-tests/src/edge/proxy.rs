@@ -19,6 +19,9 @@ pub const BACKEND: &str = "shop";
 /// Where its runtime API is reached from both clusters.
 pub const RUNTIME_API: (std::net::Ipv4Addr, u16) = (ADDRESS, 9999);
 
+/// Where it tells its counters to a Prometheus.
+pub(super) const METRICS: (std::net::Ipv4Addr, u16) = (ADDRESS, 8405);
+
 /// HAProxy at the edge.
 #[derive(Debug)]
 pub struct Proxy {
@@ -122,11 +125,14 @@ fn text() -> String {
     format!(
         "global\n  stats socket ipv4@{}:{} level admin\n\
          defaults\n  mode http\n  timeout connect 2s\n  timeout client 30s\n  timeout server 30s\n\
+         frontend metrics\n  bind {}:{}\n  http-request use-service prometheus-exporter\n\
          frontend clients\n  bind {PROXY}\n  default_backend {BACKEND}\n\
          backend {BACKEND}\n  balance roundrobin\n  option httpchk GET /healthz\n  \
          default-server check inter 1s\n{}{}",
         RUNTIME_API.0,
         RUNTIME_API.1,
+        METRICS.0,
+        METRICS.1,
         server(Colour::Blue, 100),
         server(Colour::Green, 0),
     )

@@ -68,7 +68,7 @@ async fn play(scene: &Scene) -> Result<String> {
         let stranger = named(&shop, "GreenReachable", "Unauthorized").await?;
         pair.write_secret(Colour::Blue, LIMITED, "kubeconfig", &kubeconfig)
             .await?;
-        let lacking = "the credentials for green may not get namespaces kube-system:";
+        let lacking = "the credentials for green may not get namespaces kube-system, nor list nodes:";
         let second = named(&shop, "GreenPermissions", lacking).await?;
         // It is asked again and again meanwhile.
         tokio::time::sleep(Duration::from_secs(5 + scene.below(5))).await;
@@ -149,12 +149,13 @@ async fn untouched(cutover: &Cutover<'_, '_>) -> Result<()> {
     Ok(())
 }
 
-/// The one right.
+/// The rights.
 fn role() -> [Value; 2] {
     [
         json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": LIMITED},
-            "rules": [{"apiGroups": [""], "resources": ["namespaces"], "resourceNames": ["kube-system"], "verbs": ["get"]}],
+            "rules": [{"apiGroups": [""], "resources": ["namespaces"], "resourceNames": ["kube-system"], "verbs": ["get"]},
+                {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}],
         }),
         json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",

@@ -1,4 +1,4 @@
-//! Traffic goes from blue to green behind an HAProxy, step by step.
+//! Traffic goes from blue to green behind an HAProxy, step by step, past a gate of every kind.
 //!
 //! Seen failing: with a driver that sets 33 for 25 and reads 25 ("green's shares at the edge were [0, 1, 5, 33, 50, 100]").
 
@@ -6,10 +6,13 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use futures::FutureExt;
+use k8s_openapi::api::batch::v1::Job;
+use kube::api::{Api, ListParams};
+use serde_json::{Value, json};
 
 use super::cutting_over::{LIMIT, MARGIN, begin, plan, seen_by_clients};
 use super::{Scenario, Suite};
-use crate::edge::Pair;
+use crate::edge::{Colour, PROXY, Pair, Plan, app, errors_of};
 use crate::progress::spoken;
 use crate::scene::Scene;
 
@@ -30,10 +33,28 @@ async fn play(scene: &Scene) -> Result<String> {
     Pair::play(scene, async |pair| {
         let (clients, watch) = begin(pair).await?;
         let began = Instant::now();
-        let cutover = pair.begin("shop", &plan(&STEPS)).await?;
+        let plan = Plan {
+            more: json!({"gates": gates(pair).await?}),
+            ..plan(&STEPS)
+        };
+        let cutover = pair.begin("shop", &plan).await?;
         let status = cutover.settles("Completed", LIMIT).await?;
         let took = began.elapsed();
         watch.were(&[0, 1, 5, 25, 50, 100])?;
+        let passed = status.gates.iter().filter(|gate| gate.passed).count();
+        ensure!(
+            passed == 3,
+            "not every gate of the end has passed: {:?}",
+            status.gates
+        );
+        let jobs: Api<Job> = Api::namespaced(pair.client(Colour::Green).await?, app::NAMESPACE);
+        let jobs = jobs.list(&ListParams::default()).await?.items;
+        let complete = |job: &Job| job.status.as_ref().and_then(|s| s.succeeded) == Some(1);
+        ensure!(
+            jobs.len() == 1 && jobs.iter().all(complete),
+            "{} Jobs were made for one round",
+            jobs.len()
+        );
         let widest = seen_by_clients(&clients, &watch, MARGIN)?;
         let seen = status.weights.seen.map(|weights| weights.green);
         ensure!(seen == Some(100), "the status says that green has {seen:?} %");
@@ -45,4 +66,32 @@ async fn play(scene: &Scene) -> Result<String> {
         ))
     })
     .await
+}
+
+/// One of each kind: requests through the edge, green's errors as they are counted there, green's Deployment, and a Job
+/// in green before the first step.
+async fn gates(pair: &Pair<'_>) -> Result<Value> {
+    let gate = |name: &str, asks: &str, how: Value, at: &[&str]| json!({"name": name, asks: how, "at": at, "intervalSeconds": 1, "passes": 2, "failures": 2});
+    let through = json!({"url": format!("http://{PROXY}/"), "requests": 10});
+    let counted = json!({"url": pair.prometheus().await?, "query": errors_of(Colour::Green), "max": 0.0});
+    let ready = "object.status.readyReplicas == object.spec.replicas";
+    let deployment = json!({
+        "cluster": "Green", "apiVersion": "apps/v1", "kind": "Deployment", "namespace": app::NAMESPACE,
+        "name": app::NAME, "expression": ready,
+    });
+    let mut smoke = gate(
+        "smoke",
+        "job",
+        json!({"cluster": "Green", "namespace": app::NAMESPACE, "template": app::smoke()}),
+        &["Before"],
+    );
+    smoke["intervalSeconds"] = json!(10);
+    smoke["passes"] = json!(1);
+    let always = ["Before", "Steps", "Window"];
+    Ok(json!([
+        gate("shop", "http", through, &always),
+        gate("errors", "promQL", counted, &always[1..]),
+        gate("deployment", "cel", deployment, &always),
+        smoke,
+    ]))
 }

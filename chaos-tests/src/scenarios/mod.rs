@@ -108,6 +108,7 @@ pub const ALL: &[Scenario] = &[
     cutover_haproxy::SCENARIO,
     cutover_abort::SCENARIO,
     cutover_bad_green::SCENARIO,
+    cutover_bad_green::BY_METRICS,
     cutover_killed::SCENARIO,
     cutover_two::SCENARIO,
     cutover_singletons::SCENARIO,

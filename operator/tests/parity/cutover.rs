@@ -14,10 +14,10 @@ use tokio::process::{Child, Command};
 use crate::cluster::{CA, TOKEN};
 use crate::world::{Pair, Side};
 
-const NAMESPACE: &str = "lockkeeper-system";
+pub(crate) const NAMESPACE: &str = "lockkeeper-system";
 
 /// What moves the traffic: it keeps what it was told last.
-async fn traffic() -> (Arc<Mutex<String>>, String) {
+pub(crate) async fn traffic() -> (Arc<Mutex<String>>, String) {
     let weights = Arc::new(Mutex::new(r#"{"blue":100,"green":0}"#.to_owned()));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/shop", listener.local_addr().unwrap());
@@ -35,7 +35,7 @@ async fn traffic() -> (Arc<Mutex<String>>, String) {
     (weights, url)
 }
 
-fn operator(pair: &Pair) -> Child {
+pub(crate) fn operator(pair: &Pair) -> Child {
     let port = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -59,7 +59,7 @@ fn operator(pair: &Pair) -> Child {
 }
 
 /// The kubeconfig of green in a Secret: everything in its text.
-async fn secret(pair: &Pair, name: &str, token: &str) {
+pub(crate) async fn secret(pair: &Pair, name: &str, token: &str) {
     let authority = base64::engine::general_purpose::STANDARD.encode(CA);
     let text = pair.config(Side::Green, token).replace(
         "certificate-authority: ca.pem",
@@ -80,12 +80,13 @@ fn cutover(name: &str, green: &str, url: &str) -> Value {
         "spec": {
             "blue": {"thisCluster": true}, "green": {"kubeconfigSecret": {"name": green}},
             "traffic": {"hook": {"url": url}}, "steps": [{"green": 100, "soakSeconds": 0}],
-            "parity": {"namespaces": ["shop"], "kinds": ["ConfigMap", "Secret"]}, "rollbackWindowSeconds": 3600
+            "parity": {"namespaces": ["shop"], "kinds": ["ConfigMap", "Secret"]}, "rollbackWindowSeconds": 3600,
+            "capacity": {"atLeastPercent": 0, "reason": "these clusters have no nodes"}
         }
     })
 }
 
-async fn until(
+pub(crate) async fn until(
     api: &Api<ClusterCutover>,
     name: &str,
     what: &str,

@@ -1,4 +1,4 @@
-//! `lockkeeper parity` between two real clusters, each an etcd and an API server.
+//! `lockkeeper parity` and cutovers between two real clusters, each an etcd and an API server.
 //!
 //! Ignored unless asked for, since they need binaries:
 //! `LOCKKEEPER_TEST_ETCD=… LOCKKEEPER_TEST_APISERVER=… cargo test -p lockkeeper --test parity -- --ignored --skip figures`
@@ -10,6 +10,8 @@
 mod cluster;
 mod cutover;
 mod figures;
+mod gates;
+mod prometheus;
 mod world;
 
 use serde_json::json;

@@ -29,6 +29,19 @@ pub(super) struct Health {
     pub(super) version: Option<String>,
 }
 
+/// How one is reached, for those who outlive what is known of it.
+#[derive(Clone)]
+pub(super) struct Link {
+    pub(super) api: ApiServers,
+    health: Arc<Mutex<Health>>,
+}
+
+impl Link {
+    pub(super) fn health(&self) -> Health {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// One of the two.
 pub(super) struct Cluster {
     pub(super) side: Side,
@@ -58,7 +71,14 @@ impl Cluster {
     }
 
     pub(super) fn health(&self) -> Health {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.link().health()
+    }
+
+    pub(super) fn link(&self) -> Link {
+        Link {
+            api: self.api.clone(),
+            health: Arc::clone(&self.health),
+        }
     }
 
     /// What tells this cluster from every other: the UID of its namespace `kube-system`.

@@ -17,6 +17,8 @@ use super::freeze::Freezer;
 use super::gates::Gates;
 use super::ground::Ground;
 use super::parity::Parity;
+use super::preflight::Looked;
+use super::seldom::Seldom;
 use super::status::{self, Facts, Traffic};
 use super::{Teller, preflight, sight};
 use crate::operator::act::{FINALIZER, Hands};
@@ -68,6 +70,7 @@ pub(super) struct State {
     /// Only before the first step.
     parity: Option<Parity>,
     uids: [Option<String>; 2],
+    seldom: Seldom,
     /// From when on what moves the traffic is ready.
     prepared_until: Option<DateTime<Utc>>,
     /// Why the last act was not done.
@@ -187,25 +190,36 @@ impl Course {
     async fn stand(&mut self, object: &crds::ClusterCutover) {
         let memory = sight::memory(object, Utc::now());
         let again = memory.stage == Stage::Checking || self.state.trouble.is_some();
+        let not_known = self.state.gates.as_ref().is_some_and(Gates::are_unknown);
         let due = self.state.built.is_none_or(|at| at.elapsed() >= REBUILD);
         match &mut self.state.ground {
             None => {
                 self.state.ground = Some(Ground::build(&self.hands, object).await);
                 self.state.built = Some(Instant::now());
             }
-            Some(ground) if due && (again || ground.is_in_trouble() || !ground.is_whole()) => {
-                if ground.renew(&self.hands, object).await {
+            Some(ground) if due && (again || ground.is_in_trouble() || !ground.is_whole() || not_known) => {
+                let renewed = ground.renew(&self.hands, object).await;
+                if renewed.clusters {
                     // It goes on comparing by the old credentials.
                     self.state.parity = None;
+                }
+                if renewed.clusters || renewed.secrets {
+                    self.state.seldom.forget();
+                    if let Some(gates) = &self.state.gates {
+                        gates.renew(ground.reach(&self.hands));
+                    }
                 }
                 self.state.built = Some(Instant::now());
             }
             Some(_) => {}
         }
-        let bell = Arc::clone(&self.bell);
-        let gates = &mut self.state.gates;
-        let gates = gates.get_or_insert_with(|| Gates::new(&object.spec.gates, bell));
-        gates.ask(sight::moment(memory.stage));
+        if let Some(ground) = &self.state.ground {
+            let gates = self.state.gates.get_or_insert_with(|| {
+                let bell = Arc::clone(&self.bell);
+                Gates::new(&object.spec.gates, &self.uid, ground.reach(&self.hands), bell)
+            });
+            gates.ask(sight::moment(memory.stage));
+        }
         self.compare(object, memory.stage);
     }
 
@@ -238,15 +252,16 @@ impl Course {
         let wanted = sight::wanted(object, ground.settles());
         if memory.stage == Stage::Checking && !wanted.abort {
             let others = self.hands.list_cutovers().await?;
-            (checks, self.state.uids) = preflight::look(
-                &self.name,
-                &object.spec,
-                &self.hands,
+            let looked = Looked {
+                name: &self.name,
+                spec: &object.spec,
+                hands: &self.hands,
                 ground,
-                self.state.parity.as_ref(),
-                &others,
-            )
-            .await;
+                gates,
+                parity: self.state.parity.as_ref(),
+                others: &others,
+            };
+            (checks, self.state.uids) = preflight::look(&looked, &mut self.state.seldom).await;
         }
         let all = duties_at(&memory, &object.spec);
         let ((weights, traffic), blue, green, frozen) = tokio::join!(

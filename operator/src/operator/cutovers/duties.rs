@@ -79,10 +79,7 @@ async fn look_at(cluster: &Cluster, one: &Singleton, now: DateTime<Utc>) -> Foun
 
 async fn seen(cluster: &Cluster, one: &Singleton, now: DateTime<Utc>) -> Result<Found, String> {
     let side = cluster.side;
-    let api = objects(cluster, one);
-    let what = format!("read {one} of {side}");
-    let object = cluster.api.within(what, api.get_opt(&one.name)).await;
-    let object = object.map_err(|e| e.to_string())?.ok_or_else(|| {
+    let object = read(cluster, one).await?.ok_or_else(|| {
         let how = match side {
             Side::Blue => "correct spec.singletons",
             Side::Green => "make it there, stopped",
@@ -95,6 +92,14 @@ async fn seen(cluster: &Cluster, one: &Singleton, now: DateTime<Utc>) -> Result<
         None
     };
     Ok(judge(one.kind, &object, left, now))
+}
+
+/// None: there is no such thing.
+pub(super) async fn read(cluster: &Cluster, one: &Singleton) -> Result<Option<DynamicObject>, String> {
+    let api = objects(cluster, one);
+    let what = format!("read {one} of {}", cluster.side);
+    let found = cluster.api.within(what, api.get_opt(&one.name)).await;
+    found.map_err(|e| e.to_string())
 }
 
 /// What the object says, and how much of it is left where it is not to run.

@@ -2,12 +2,14 @@
 //! names; what cannot be built is tried again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use lockkeeper_crds as crds;
 use lockkeeper_policies::cutover::{Side, Weights};
 
 use super::clusters::Cluster;
+use super::gates::Reach;
 use super::sight;
 use super::status::Traffic;
 use crate::api::ApiServers;
@@ -15,7 +17,7 @@ use crate::operator::act::Hands;
 use crate::traffic::{Driver, Secrets, TrafficError};
 
 /// What the named Secrets hold, or why each cannot be read, as a sentence.
-type Contents = BTreeMap<String, Result<BTreeMap<String, Vec<u8>>, String>>;
+pub(super) type Contents = BTreeMap<String, Result<BTreeMap<String, Vec<u8>>, String>>;
 
 /// What one cutover stands on. Each part is there, or a sentence says why it is not.
 pub(super) struct Ground {
@@ -24,6 +26,14 @@ pub(super) struct Ground {
     pub(super) driver: Result<Driver, String>,
     /// What it was built from.
     contents: Contents,
+}
+
+/// What was built anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Renewed {
+    pub(super) clusters: bool,
+    /// A Secret holds something else.
+    pub(super) secrets: bool,
 }
 
 impl Ground {
@@ -40,8 +50,8 @@ impl Ground {
     }
 
     /// Builds what is not there yet, and anew what stands on a Secret that holds something else now: credentials are
-    /// replaced, also in the middle of a cutover. Whether a cluster was.
-    pub(super) async fn renew(&mut self, hands: &Hands, object: &crds::ClusterCutover) -> bool {
+    /// replaced, also in the middle of a cutover.
+    pub(super) async fn renew(&mut self, hands: &Hands, object: &crds::ClusterCutover) -> Renewed {
         let spec = &object.spec;
         let contents = read(hands, spec).await;
         let changed = changed(&self.contents, &contents);
@@ -57,13 +67,29 @@ impl Ground {
         if self.driver.is_err() || spec.traffic.secret_names().into_iter().any(stale) {
             self.driver = driver(hands, &spec.traffic, &contents).await;
         }
+        let renewed = Renewed {
+            clusters: blue || green,
+            secrets: !changed.is_empty(),
+        };
         for (name, content) in contents {
             // One that cannot be read now is not forgotten by that.
             if content.is_ok() || !self.contents.contains_key(&name) {
                 self.contents.insert(name, content);
             }
         }
-        blue || green
+        renewed
+    }
+
+    /// For gates.
+    pub(super) fn reach(&self, hands: &Hands) -> Reach {
+        let link =
+            |cluster: &Result<Cluster, String>| cluster.as_ref().map(Cluster::link).map_err(Clone::clone);
+        Reach {
+            blue: link(&self.blue),
+            green: link(&self.green),
+            own: hands.api.clone(),
+            secrets: Arc::new(self.contents.clone()),
+        }
     }
 
     /// A cluster does not answer, or not to us.

@@ -15,12 +15,17 @@
 //! | `parity` | whether green has what blue has, asked before the first step |
 //! | `preflight` | what is asked before anything is touched |
 //! | `rights` | what must be allowed in which cluster, and whether it is |
+//! | `capacity` | whether green offers what blue does |
+//! | `controllers` | who else would stop or start what runs once |
+//! | `seldom` | what of these was asked a moment ago |
 //! | `act` | reading and writing objects of this cluster |
 //!
 //! Each cutover has a task of its own, so that none waits for another's cluster that does not answer.
 
 mod act;
+mod capacity;
 mod clusters;
+mod controllers;
 mod course;
 mod duties;
 mod freeze;
@@ -29,6 +34,7 @@ mod ground;
 mod parity;
 mod preflight;
 mod rights;
+mod seldom;
 mod sight;
 mod status;
 #[cfg(test)]

@@ -8,9 +8,12 @@ use lockkeeper_policies::KubernetesVersion;
 
 use super::clusters::Cluster;
 use super::freeze::Freezer;
+use super::gates::Gates;
 use super::ground::Ground;
 use super::parity::{BEING_COMPARED, Parity};
 use super::rights::{self, Right};
+use super::seldom::Seldom;
+use super::{capacity, controllers};
 use crate::api::ApiError;
 use crate::operator::act::Hands;
 use crate::traffic::{Driver, GatewayApi};
@@ -23,23 +26,38 @@ const BEING_ASKED: &str = "being asked";
 /// What a check says that was not made yet.
 pub(super) const PENDING: [&str; 2] = [BEING_ASKED, BEING_COMPARED];
 
-/// Every check, and the UIDs of the two clusters. `others`: cutovers that have begun and not ended.
-pub(super) async fn look(
-    name: &str,
-    spec: &crds::ClusterCutoverSpec,
-    hands: &Hands,
-    ground: &Ground,
-    parity: Option<&Parity>,
-    others: &[crds::ClusterCutover],
-) -> (Vec<crds::Check>, [Option<String>; 2]) {
-    let needed = rights::of_operator(&hands.namespace, spec);
-    let missing = rights::lacking(&hands.api, "the operator's own cluster", &needed).await;
-    let mut checks = vec![permissions(
-        "OperatorPermissions",
-        "the operator's credentials for its own cluster",
-        "set the chart's cutover.enabled, and name every Secret in its cutover.secretNames",
-        &missing,
-    )];
+/// What is looked at.
+pub(super) struct Looked<'a> {
+    pub(super) name: &'a str,
+    pub(super) spec: &'a crds::ClusterCutoverSpec,
+    pub(super) hands: &'a Hands,
+    pub(super) ground: &'a Ground,
+    pub(super) gates: &'a Gates,
+    pub(super) parity: Option<&'a Parity>,
+    /// Cutovers that have begun and not ended.
+    pub(super) others: &'a [crds::ClusterCutover],
+}
+
+/// Every check, and the UIDs of the two clusters.
+pub(super) async fn look(at: &Looked<'_>, seldom: &mut Seldom) -> (Vec<crds::Check>, [Option<String>; 2]) {
+    let Looked {
+        name,
+        spec,
+        hands,
+        ground,
+        ..
+    } = *at;
+    let operator = async {
+        let needed = rights::of_operator(&hands.namespace, spec);
+        let missing = rights::lacking(&hands.api, "the operator's own cluster", &needed).await;
+        vec![permissions(
+            "OperatorPermissions",
+            "the operator's credentials for its own cluster",
+            "set the chart's cutover.enabled, and name every Secret in its cutover.secretNames",
+            &missing,
+        )]
+    };
+    let mut checks = seldom.ask("operator", operator).await;
     let mut uids = [None, None];
     let sides = [("Blue", &ground.blue), ("Green", &ground.green)];
     for ((colour, cluster), uid) in sides.into_iter().zip(&mut uids) {
@@ -49,7 +67,7 @@ pub(super) async fn look(
                 CheckResult::Block,
                 why.clone(),
             )),
-            Ok(cluster) => *uid = of_cluster(colour, cluster, spec, &mut checks).await,
+            Ok(cluster) => *uid = of_cluster(colour, cluster, spec, &mut checks, seldom).await,
         }
     }
     if let [Some(blue), Some(green)] = &uids {
@@ -98,13 +116,48 @@ pub(super) async fn look(
             ),
         });
     }
-    checks.push(target_free(name, &ground.targets(), others));
+    checks.push(target_free(name, &ground.targets(), at.others));
+    checks.extend(of_both(at, uids.iter().all(Option::is_some), seldom).await);
     if spec.parity.is_some() {
-        let found = parity.and_then(Parity::check);
+        let found = at.parity.and_then(Parity::check);
         let (result, message) = found.unwrap_or_else(|| (CheckResult::Unknown, BEING_COMPARED.to_owned()));
         checks.push(check("Parity", result, message));
     }
     (checks, uids)
+}
+
+/// Checks that need both clusters. `answer`: both do, and their credentials suffice.
+async fn of_both(at: &Looked<'_>, answer: bool, seldom: &mut Seldom) -> Vec<crds::Check> {
+    let spec = at.spec;
+    let capacity = spec.capacity.at_least_percent > 0;
+    let names = [
+        ("Capacity", capacity),
+        ("Controllers", !spec.singletons.is_empty()),
+        ("Gates", !spec.gates.is_empty()),
+    ];
+    let names = names
+        .into_iter()
+        .filter(|(_, wanted)| *wanted)
+        .map(|(name, _)| name);
+    let (true, Ok(blue), Ok(green)) = (answer, &at.ground.blue, &at.ground.green) else {
+        let pending = names.map(|name| check(name, CheckResult::Unknown, BEING_ASKED.to_owned()));
+        return pending.collect();
+    };
+    let mut checks = Vec::new();
+    for name in names {
+        let question = async {
+            let (result, message) = match name {
+                "Capacity" => capacity::look(blue, green, &spec.capacity).await,
+                "Controllers" => {
+                    controllers::look([blue, green], &spec.singletons, &spec.accepted_controllers).await
+                }
+                _ => at.gates.check().await,
+            };
+            vec![check(name, result, message)]
+        };
+        checks.extend(seldom.ask(name, question).await);
+    }
+    checks
 }
 
 /// Checks of one cluster; its UID.
@@ -113,6 +166,7 @@ async fn of_cluster(
     cluster: &Cluster,
     spec: &crds::ClusterCutoverSpec,
     checks: &mut Vec<crds::Check>,
+    seldom: &mut Seldom,
 ) -> Option<String> {
     let health = cluster.health();
     let reachable = format!("{colour}Reachable");
@@ -132,15 +186,15 @@ async fn of_cluster(
         return None;
     }
     let side = cluster.side.to_string();
-    let missing = rights::lacking(&cluster.api, &side, &rights::of_cluster(cluster.side, spec)).await;
-    let permissions = permissions(
-        &format!("{colour}Permissions"),
-        &format!("the credentials for {side}"),
-        "give them that right there",
-        &missing,
-    );
-    let suffice = permissions.result == CheckResult::Pass;
-    checks.push(permissions);
+    let question = async {
+        let missing = rights::lacking(&cluster.api, &side, &rights::of_cluster(cluster.side, spec)).await;
+        let whose = format!("the credentials for {side}");
+        let name = format!("{colour}Permissions");
+        vec![permissions(&name, &whose, "give them that right there", &missing)]
+    };
+    let permissions = seldom.ask(colour, question).await;
+    let suffice = permissions.iter().all(|check| check.result == CheckResult::Pass);
+    checks.extend(permissions);
     if !answers || !suffice {
         return None;
     }
@@ -319,7 +373,7 @@ mod tests {
         assert_eq!(found.result, CheckResult::Block);
         assert_eq!(
             found.message,
-            "the credentials for green may not get /version, nor get namespaces kube-system: give it"
+            "the credentials for green may not get /version, nor get namespaces kube-system, nor list nodes: give it"
         );
         let unknown = Err(ApiError::Late {
             what: "ask green".to_owned(),

@@ -1,5 +1,6 @@
 //! What a cutover must be allowed to do, and whether the credentials that it has allow it. Asks; changes nothing.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use futures::future::try_join_all;
@@ -25,30 +26,34 @@ pub(super) enum Right {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Objects {
     verb: &'static str,
-    group: &'static str,
-    resource: &'static str,
+    group: Cow<'static, str>,
+    resource: Cow<'static, str>,
     namespace: Option<String>,
     name: Option<String>,
 }
 
 impl Objects {
     /// To all of them, everywhere.
-    fn to(verb: &'static str, group: &'static str, resource: &'static str) -> Self {
+    pub(super) fn to(
+        verb: &'static str,
+        group: impl Into<Cow<'static, str>>,
+        resource: impl Into<Cow<'static, str>>,
+    ) -> Self {
         Self {
             verb,
-            group,
-            resource,
+            group: group.into(),
+            resource: resource.into(),
             namespace: None,
             name: None,
         }
     }
 
-    fn within(mut self, namespace: &str) -> Self {
+    pub(super) fn within(mut self, namespace: &str) -> Self {
         self.namespace = Some(namespace.to_owned());
         self
     }
 
-    fn named(mut self, name: &str) -> Self {
+    pub(super) fn named(mut self, name: &str) -> Self {
         self.name = Some(name.to_owned());
         self
     }
@@ -60,8 +65,9 @@ impl From<Objects> for Right {
     }
 }
 
-/// What is done in blue or in green: each is asked whether it is ready, what it runs, and which cluster it is; what runs
-/// once is stopped and started; writes to blue are refused.
+/// What is done in blue or in green: each is asked whether it is ready, what it runs, which cluster it is and what its
+/// nodes offer; what runs once is stopped and started, and who else would do so is looked up; writes to blue are refused.
+/// What a gate needs it asks for itself.
 pub(super) fn of_cluster(side: Side, spec: &crds::ClusterCutoverSpec) -> Vec<Right> {
     let mut all = of_either();
     for one in &spec.singletons {
@@ -72,13 +78,16 @@ pub(super) fn of_cluster(side: Side, spec: &crds::ClusterCutoverSpec) -> Vec<Rig
             }
         }
     }
+    if spec.capacity.at_least_percent > 0 {
+        all.push(Objects::to("list", "", "nodes").into());
+    }
     if let (Side::Blue, Some(freeze)) = (side, &spec.freeze) {
         all.extend(of_freeze(freeze));
     }
     all
 }
 
-fn of_singleton(one: &crds::Singleton) -> [Right; 3] {
+fn of_singleton(one: &crds::Singleton) -> Vec<Right> {
     let (group, resource) = match one.kind {
         SingletonKind::CronJob => ("batch", "cronjobs"),
         SingletonKind::Deployment => ("apps", "deployments"),
@@ -88,12 +97,15 @@ fn of_singleton(one: &crds::Singleton) -> [Right; 3] {
         SingletonKind::CronJob => Objects::to("list", "batch", "jobs"),
         SingletonKind::Deployment | SingletonKind::StatefulSet => Objects::to("list", "", "pods"),
     };
-    [
+    let scaled = (one.kind != SingletonKind::CronJob)
+        .then(|| Objects::to("list", "autoscaling", "horizontalpodautoscalers"));
+    let all = [
         Objects::to("get", group, resource).named(&one.name),
         Objects::to("patch", group, resource).named(&one.name),
         what_is_left,
-    ]
-    .map(|right| right.within(&one.namespace).into())
+    ];
+    let all = all.into_iter().chain(scaled);
+    all.map(|right| right.within(&one.namespace).into()).collect()
 }
 
 fn of_freeze(freeze: &crds::Freeze) -> Vec<Right> {
@@ -195,7 +207,7 @@ impl Right {
                 let mut words = objects.resource.splitn(2, '/').map(str::to_owned);
                 spec.resource_attributes = Some(ResourceAttributes {
                     verb: Some(objects.verb.to_owned()),
-                    group: Some(objects.group.to_owned()),
+                    group: Some(objects.group.to_string()),
                     resource: words.next(),
                     subresource: words.next(),
                     namespace: objects.namespace.clone(),
@@ -296,6 +308,9 @@ mod tests {
     #[test]
     fn a_freeze_is_for_blue_to_allow_and_what_runs_once_for_both() {
         let mut spec = object().spec;
+        let nodes = Right::from(Objects::to("list", "", "nodes"));
+        assert!(of_cluster(Side::Green, &spec).contains(&nodes));
+        spec.capacity.at_least_percent = 0;
         assert_eq!(of_cluster(Side::Green, &spec), of_either());
         spec.singletons = vec![crds::Singleton {
             kind: SingletonKind::CronJob,

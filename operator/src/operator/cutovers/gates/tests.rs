@@ -1,5 +1,6 @@
 //! Against a real HTTP server on loopback.
 
+use super::http::Http;
 use super::*;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -32,23 +33,39 @@ fn gate(url: &str, more: &str) -> crds::CutoverGate {
     serde_yaml::from_str(&text).unwrap()
 }
 
+async fn ask(spec: &crds::CutoverGate) -> (u32, String) {
+    let answer = Http::new(spec.http.as_ref().unwrap()).round().await;
+    (answer.failed_requests, answer.message)
+}
+
+/// Nothing that a gate of requests needs.
+fn reach() -> Reach {
+    let nobody = kube::Config::new("https://127.0.0.1:1".parse().unwrap());
+    Reach {
+        blue: Err("no blue".to_owned()),
+        green: Err("no green".to_owned()),
+        own: crate::api::ApiServers::from_config(nobody, None).unwrap(),
+        secrets: Arc::default(),
+    }
+}
+
 #[tokio::test]
 async fn a_round_counts_what_failed_and_says_with_what() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let url = server(10).await;
-    let (failed, message) = Asker::new(&gate(&url, "")).round().await;
+    let (failed, message) = ask(&gate(&url, "")).await;
     assert_eq!((failed, message.contains("2 of 20")), (2, true), "{message}");
     assert!(message.contains("status 500"), "{message}");
 
     let mut spec = gate(&server(0).await, "");
-    spec.http.contains = Some("blue".to_owned());
-    let (failed, message) = Asker::new(&spec).round().await;
+    spec.http.as_mut().unwrap().contains = Some("blue".to_owned());
+    let (failed, message) = ask(&spec).await;
     assert_eq!(failed, 20);
     assert!(message.contains("does not hold \"blue\""), "{message}");
-    spec.http.contains = Some("green".to_owned());
-    assert_eq!(Asker::new(&spec).round().await.0, 0);
-    spec.http.statuses = vec![204];
-    assert_eq!(Asker::new(&spec).round().await.0, 20);
+    spec.http.as_mut().unwrap().contains = Some("green".to_owned());
+    assert_eq!(ask(&spec).await.0, 0);
+    spec.http.as_mut().unwrap().statuses = vec![204];
+    assert_eq!(ask(&spec).await.0, 20);
 }
 
 #[tokio::test]
@@ -57,15 +74,15 @@ async fn nobody_there_is_a_failure_and_not_nothing() {
     let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", gone.local_addr().unwrap());
     drop(gone);
-    let (failed, message) = Asker::new(&gate(&url, "")).round().await;
+    let (failed, message) = ask(&gate(&url, "")).await;
     assert_eq!(failed, 20);
     assert!(message.to_lowercase().contains("refused"), "{message}");
 
     // One that takes connections and says nothing.
     let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut spec = gate(&format!("http://{}/", mute.local_addr().unwrap()), "");
-    spec.http.timeout_seconds = 1;
-    let (failed, message) = Asker::new(&spec).round().await;
+    spec.http.as_mut().unwrap().timeout_seconds = 1;
+    let (failed, message) = ask(&spec).await;
     assert_eq!(failed, 20);
     assert!(message.contains("no answer within 1 s"), "{message}");
 }
@@ -75,7 +92,7 @@ async fn rounds_are_counted_from_the_stage_on_and_spent_once() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let bell = Arc::new(Notify::new());
     let spec = gate(&server(4).await, ", failures: 2, passes: 2, at: [Steps]");
-    let mut gates = Gates::new(&[spec], Arc::clone(&bell));
+    let mut gates = Gates::new(&[spec], "u-1", reach(), Arc::clone(&bell));
     let start = Utc::now();
     gates.ask(Some(crds::GateMoment::Before));
     assert!(gates.standing(start, None).is_empty(), "it counts in steps only");
@@ -96,4 +113,46 @@ async fn rounds_are_counted_from_the_stage_on_and_spent_once() {
     gates.saved(spent);
     gates.ask(None);
     assert_eq!(gates.unsaved().failed_requests, 0);
+}
+
+fn standing(gates: &Gates, outcomes: &[Outcome]) -> Gate {
+    let began = Utc::now() + TimeDelta::seconds(5);
+    let rounds = outcomes.iter().map(|outcome| Round {
+        began,
+        outcome: *outcome,
+        message: String::new(),
+    });
+    gates
+        .log
+        .lock()
+        .unwrap()
+        .rounds
+        .insert("g".to_owned(), rounds.collect());
+    gates.standing(Utc::now(), None).remove(0)
+}
+
+#[tokio::test]
+async fn what_is_not_known_is_no_pass_and_a_failure_only_where_it_is_told_so() {
+    use Outcome::{Failed, Passed, Unknown};
+    let gates = |more: &str| {
+        let mut gates = Gates::new(&[gate("http://x.example/", more)], "u-1", reach(), Arc::default());
+        gates.moment = Some(crds::GateMoment::Steps);
+        gates
+    };
+    let holding = gates("");
+    for (outcomes, passes, failures) in [
+        (&[Passed, Passed][..], 2, 0),
+        (&[Passed, Unknown, Passed], 1, 0),
+        (&[Passed, Passed, Unknown], 0, 0),
+        (&[Failed, Unknown, Failed], 0, 2),
+        (&[Failed, Unknown], 0, 1),
+        (&[Failed, Passed, Failed], 0, 1),
+        (&[Unknown, Unknown, Unknown], 0, 0),
+    ] {
+        let found = standing(&holding, outcomes);
+        assert_eq!((found.passes, found.failures), (passes, failures), "{outcomes:?}");
+    }
+    assert!(holding.are_unknown(), "the token may have been replaced");
+    let going_back = gates(", whenUnknown: GoBack");
+    assert_eq!(standing(&going_back, &[Failed, Unknown]).failures, 2);
 }
