@@ -41,10 +41,10 @@ impl std::fmt::Display for Weights {
     }
 }
 
-/// What moves the traffic.
+/// What moves the traffic: one thing or several, which all get the same weights. A step is set when all of them say so.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.gatewayAPI), has(self.haproxy), has(self.dns), has(self.hook)].filter(there, there).size() == 1").message("spec.traffic must name one thing that moves the traffic, gatewayAPI, haproxy, dns or hook: remove the others"))]
+#[x_kube(validation = Rule::new("has(self.gatewayAPI) || has(self.haproxy) || has(self.dns) || has(self.hook)").message("spec.traffic must name what moves the traffic: gatewayAPI, haproxy, dns or hook"))]
 pub struct Traffic {
     /// Routes of the Gateway API in a cluster at the edge.
     #[serde(default, rename = "gatewayAPI", skip_serializing_if = "Option::is_none")]

@@ -15,10 +15,12 @@ mod error;
 mod gateway;
 mod haproxy;
 mod hook;
+mod part;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use futures::future::{join_all, try_join_all};
 use lockkeeper_crds::ClusterAccess;
 pub use lockkeeper_crds::Weights;
 
@@ -29,6 +31,7 @@ pub use error::TrafficError;
 pub use gateway::GatewayApi;
 pub use haproxy::Haproxy;
 pub use hook::Hook;
+use part::Part;
 
 /// The longest that one part of what moves the traffic may take to answer: going back is promised within 2 s, and a
 /// server on the same continent answers within a tenth of that.
@@ -89,18 +92,9 @@ pub struct Seen {
     pub from: String,
 }
 
-/// What moves the traffic.
+/// What moves the traffic: one part or several, of any kinds, which are set together.
 #[derive(Clone, Debug)]
-pub enum Driver {
-    /// HAProxy's runtime API.
-    Haproxy(Haproxy),
-    /// Signed updates of a name's addresses.
-    Dns(Dns),
-    /// An HTTP endpoint of the user's.
-    Hook(Hook),
-    /// Routes of the Gateway API.
-    GatewayApi(GatewayApi),
-}
+pub struct Driver(Vec<Part>);
 
 impl Driver {
     /// The driver that a spec asks for. Nothing is asked of anybody yet. `own`: the API of the operator's cluster.
@@ -112,20 +106,35 @@ impl Driver {
         secrets: &Secrets,
         own: &ApiServers,
     ) -> Result<Self, TrafficError> {
-        match (&spec.haproxy, &spec.dns, &spec.hook, &spec.gateway_api) {
-            (Some(haproxy), None, None, None) => Haproxy::from_spec(haproxy).map(Self::Haproxy),
-            (None, Some(dns), None, None) => Dns::from_spec(dns, secrets).map(Self::Dns),
-            (None, None, Some(hook), None) => Hook::from_spec(hook, secrets).map(Self::Hook),
-            (None, None, None, Some(gateway)) => {
-                let api = secrets.cluster("spec.traffic.gatewayAPI.cluster", &gateway.cluster, own);
-                GatewayApi::from_spec(gateway, api.await?).map(Self::GatewayApi)
-            }
-            _ => Err(TrafficError::Spec {
-                field: "spec.traffic",
-                problem: "must name one thing that moves the traffic: gatewayAPI, haproxy, dns or hook"
-                    .to_owned(),
-            }),
+        let mut parts = Vec::new();
+        if let Some(gateway) = &spec.gateway_api {
+            let api = secrets.cluster("spec.traffic.gatewayAPI.cluster", &gateway.cluster, own);
+            parts.push(Part::GatewayApi(GatewayApi::from_spec(gateway, api.await?)?));
         }
+        if let Some(haproxy) = &spec.haproxy {
+            parts.push(Part::Haproxy(Haproxy::from_spec(haproxy)?));
+        }
+        if let Some(dns) = &spec.dns {
+            parts.push(Part::Dns(Dns::from_spec(dns, secrets)?));
+        }
+        if let Some(hook) = &spec.hook {
+            parts.push(Part::Hook(Hook::from_spec(hook, secrets)?));
+        }
+        if parts.is_empty() {
+            return Err(TrafficError::Spec {
+                field: "spec.traffic",
+                problem: "must name what moves the traffic: gatewayAPI, haproxy, dns or hook".to_owned(),
+            });
+        }
+        Ok(Self(parts))
+    }
+
+    /// The routes among its parts.
+    pub(crate) fn gateway_api(&self) -> Option<&GatewayApi> {
+        self.0.iter().find_map(|part| match part {
+            Part::GatewayApi(routes) => Some(routes),
+            _ => None,
+        })
     }
 
     /// Which targets it moves, one a line. Two cutovers that have a line in common would fight.
@@ -133,28 +142,18 @@ impl Driver {
     /// Caveat: one target under two names (an address and its DNS name) is two lines.
     #[must_use]
     pub fn targets(&self) -> BTreeSet<String> {
-        match self {
-            Self::Haproxy(driver) => driver.targets(),
-            Self::Dns(driver) => driver.targets(),
-            Self::Hook(driver) => driver.targets(),
-            Self::GatewayApi(driver) => driver.targets(),
-        }
+        self.0.iter().flat_map(Part::targets).collect()
     }
 
-    /// Asks whether the target can be reached, read and set, and has nothing but the two colours. Changes nothing.
+    /// Asks whether every target can be reached, read and set, and has nothing but the two colours. Changes nothing.
     ///
     /// # Errors
     /// What stands in the way, and the way out.
     pub async fn check(&self) -> Result<(), TrafficError> {
-        match self {
-            Self::Haproxy(driver) => driver.check().await,
-            Self::Dns(driver) => driver.check().await,
-            Self::Hook(driver) => driver.check().await,
-            Self::GatewayApi(driver) => driver.check().await,
-        }
+        try_join_all(self.0.iter().map(Part::check)).await.map(drop)
     }
 
-    /// Whether these weights can be made at all.
+    /// Whether these weights can be made at all, by every part.
     ///
     /// # Errors
     /// They cannot, and which ones can.
@@ -165,22 +164,17 @@ impl Driver {
                 problem: format!("{weights} is not 100 % together"),
             });
         }
-        match self {
-            Self::Dns(driver) => driver.can(weights),
-            Self::Haproxy(_) | Self::Hook(_) | Self::GatewayApi(_) => Ok(()),
-        }
+        self.0.iter().try_for_each(|part| part.can(weights))
     }
 
-    /// Makes the target ready for changes: lowers a TTL. May be called again. What it returns is how long from now
+    /// Makes the targets ready for changes: lowers a TTL. May be called again. What it returns is how long from now
     /// somebody may still go by what was before.
     ///
     /// # Errors
     /// It could not, or not everywhere yet.
     pub async fn prepare(&self) -> Result<Duration, TrafficError> {
-        match self {
-            Self::Dns(driver) => driver.prepare().await,
-            Self::Haproxy(_) | Self::Hook(_) | Self::GatewayApi(_) => Ok(Duration::ZERO),
-        }
+        let waits = try_join_all(self.0.iter().map(Part::prepare)).await?;
+        Ok(waits.into_iter().max().unwrap_or_default())
     }
 
     /// Takes back what [`Driver::prepare`] did, once no more changes are to come. May be called again.
@@ -188,10 +182,8 @@ impl Driver {
     /// # Errors
     /// It could not.
     pub async fn finish(&self) -> Result<(), TrafficError> {
-        match self {
-            Self::Dns(driver) => driver.finish().await,
-            Self::Haproxy(_) | Self::Hook(_) | Self::GatewayApi(_) => Ok(()),
-        }
+        let tried = join_all(self.0.iter().map(Part::finish)).await;
+        tried.into_iter().collect()
     }
 
     /// The weights, from the source of truth.
@@ -199,37 +191,54 @@ impl Driver {
     /// # Errors
     /// They are unknown: no answer, or parts of the target that differ.
     pub async fn seen(&self) -> Result<Seen, TrafficError> {
-        match self {
-            Self::Haproxy(driver) => driver.seen().await,
-            Self::Dns(driver) => driver.seen().await,
-            Self::Hook(driver) => driver.seen().await,
-            Self::GatewayApi(driver) => driver.seen().await,
+        let (mut whole, mut greens, mut told) = (Vec::new(), Vec::new(), Vec::new());
+        for seen in join_all(self.0.iter().map(Part::seen)).await {
+            match seen {
+                Ok(seen) => {
+                    greens.push(seen.weights.green);
+                    told.push(format!("{} at {}", seen.weights, seen.from));
+                    whole.push(seen);
+                }
+                Err(TrafficError::Differ { greens: its, detail }) if !its.is_empty() => {
+                    greens.extend(its);
+                    told.push(detail);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let one = greens.iter().all(|green| greens.first() == Some(green));
+        match whole.first().map(|seen| seen.weights) {
+            Some(weights) if one && whole.len() == self.0.len() => Ok(Seen {
+                weights,
+                from: whole
+                    .into_iter()
+                    .map(|seen| seen.from)
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            }),
+            _ => Err(TrafficError::Differ {
+                detail: told.join("; "),
+                greens,
+            }),
         }
     }
 
-    /// Sets the weights; nothing is sent to what has them already. What is set is known by [`Driver::seen`] only.
+    /// Sets the weights everywhere; nothing is sent to what has them already, and what can be set is set though another
+    /// part cannot. What is set is known by [`Driver::seen`] only.
     ///
     /// # Errors
     /// Some parts may have been set, others not: set again, or set something else.
     pub async fn set(&self, weights: Weights) -> Result<(), TrafficError> {
         self.can(weights)?;
-        match self {
-            Self::Haproxy(driver) => driver.set(weights).await,
-            Self::Dns(driver) => driver.set(weights).await,
-            Self::Hook(driver) => driver.set(weights).await,
-            Self::GatewayApi(driver) => driver.set(weights).await,
-        }
+        let tried = join_all(self.0.iter().map(|part| part.set(weights))).await;
+        tried.into_iter().collect()
     }
 
     /// How long after [`Driver::set`] the last client heeds it. Zero: at once.
     #[must_use]
     pub fn settles_in(&self) -> Duration {
-        match self {
-            Self::Haproxy(_) => Duration::ZERO,
-            Self::GatewayApi(driver) => driver.settles_in(),
-            Self::Dns(driver) => driver.settles_in(),
-            Self::Hook(driver) => driver.settles_in(),
-        }
+        let settle = self.0.iter().map(Part::settles_in);
+        settle.max().unwrap_or_default()
     }
 }
 

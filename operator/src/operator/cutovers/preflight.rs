@@ -85,7 +85,8 @@ pub(super) async fn look(at: &Looked<'_>, seldom: &mut Seldom) -> (Vec<crds::Che
             )
         });
     }
-    if let (Some(traffic), Ok(Driver::GatewayApi(driver))) = (&spec.traffic.gateway_api, &ground.driver) {
+    let gateway = ground.driver.as_ref().ok().and_then(Driver::gateway_api);
+    if let (Some(traffic), Some(driver)) = (&spec.traffic.gateway_api, gateway) {
         checks.push(of_edge(traffic, driver).await);
     }
     checks.push(match &ground.driver {

@@ -10,7 +10,7 @@ use axum::routing::get;
 use lockkeeper_crds::{HookTraffic, LocalReference, Traffic, Weights};
 use tokio::net::TcpListener;
 
-use crate::traffic::{Driver, Secrets, TrafficError, built};
+use crate::traffic::{Driver, Hook, Part, Secrets, TrafficError, built};
 
 /// What the server has, and what it was asked.
 #[derive(Default)]
@@ -98,6 +98,41 @@ async fn the_contract_is_kept_from_this_side() {
     assert_eq!(seen.from, format!("the hook {url}"));
     assert_eq!(driver.targets().into_iter().collect::<Vec<_>>(), [seen.from]);
     assert_eq!(balancer.lock().unwrap().body, r#"{"blue":75,"green":25}"#);
+}
+
+#[tokio::test]
+async fn several_parts_are_set_together_and_believed_when_all_say_the_same() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let ((one, its_url), (two, other_url)) = (start().await, start().await);
+    let part = |url: &str| Hook::from_spec(&spec(url), &Secrets::default()).map(Part::Hook);
+    let driver = Driver(vec![part(&its_url).unwrap(), part(&other_url).unwrap()]);
+    driver.check().await.unwrap();
+    driver.set(Weights::of_green(25)).await.unwrap();
+    let seen = driver.seen().await.unwrap();
+    assert_eq!(seen.weights, Weights::of_green(25));
+    assert!(seen.from.contains(&its_url) && seen.from.contains(&other_url));
+    assert_eq!(driver.targets().len(), 2);
+
+    two.lock().unwrap().refuses = true;
+    driver.set(Weights::BLUE).await.unwrap_err();
+    assert_eq!(
+        one.lock().unwrap().body,
+        r#"{"blue":100,"green":0}"#,
+        "the other one is set all the same"
+    );
+    match driver.seen().await.unwrap_err() {
+        TrafficError::Differ { greens, detail } => {
+            assert_eq!(greens, [0, 25]);
+            assert!(
+                detail.contains(&its_url) && detail.contains(&other_url),
+                "{detail}"
+            );
+        }
+        other => panic!("{other}"),
+    }
+    two.lock().unwrap().body = String::new();
+    let unread = driver.seen().await.unwrap_err();
+    assert!(!matches!(unread, TrafficError::Differ { .. }), "{unread}");
 }
 
 #[tokio::test]
