@@ -283,6 +283,16 @@ printf '%s\n' 'cutover: {enabled: true, parityRules: [{apiGroups: [""], resource
 check "parity may read what it is given" install "$chart" --values "$APISERVER_DIR/parity.yaml"
 can operator yes list configmaps -n default
 can operator no list secrets -n default
+printf '%s\n' 'cutover: {enabled: true, handOver: {namespaces: [default]}, gates: {rules: [{apiGroups: [apps], resources: [deployments], verbs: [get, list]}], jobNamespaces: [default]}}' >"$APISERVER_DIR/gates.yaml"
+check "gates may read and run what they are given" install "$chart" --values "$APISERVER_DIR/gates.yaml"
+can operator yes list deployments.apps -n kube-public
+can operator yes create jobs.batch -n default
+can operator yes delete jobs.batch -n default
+can operator no create jobs.batch -n kube-public
+can operator yes list nodes
+can operator yes list horizontalpodautoscalers.autoscaling -n default
+can operator no list horizontalpodautoscalers.autoscaling -n kube-public
+refuse "a namespace that is none" "jobNamespaces" render --set cutover.enabled=true,cutover.gates.jobNamespaces={Shop_1}
 
 check "the policy is about this namespace's agents" says "system:serviceaccount:$ns:lockkeeper-agent" k get validatingadmissionpolicy agent-own-node.lockkeeper.dev -o yaml
 check "uninstall" "$HELM" uninstall lockkeeper -n "$ns"

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use futures::FutureExt;
 use serde_json::{Value, json};
 
-use super::cutting_over::{LIMIT, begin, plan};
+use super::cutting_over::{begin, plan};
 use super::{Scenario, Suite};
 use crate::edge::{Colour, FAILURES, Pair, Plan, application, errors_of};
 use crate::scene::Scene;
@@ -44,6 +44,8 @@ enum Sees {
 
 /// One request in so many.
 const BAD: u32 = 10;
+/// All-to-blue is looked at for a while before it is called an end.
+const ENDED_WITHIN: Duration = Duration::from_secs(60);
 /// From the first round that is told to have failed: the interval between the rounds that must fail, and a second.
 const BACK_WITHIN: Duration = Duration::from_secs(FAILURES as u64 - 1 + 1);
 
@@ -88,7 +90,7 @@ async fn play(scene: &Scene, sees: Sees) -> Result<String> {
         tokio::time::sleep(Duration::from_millis(1000 + scene.below(4000))).await;
         let bad = Instant::now();
         pair.fail_one_in(Colour::Green, BAD).await?;
-        let status = cutover.settles("RolledBack", LIMIT).await?;
+        let status = cutover.settles("RolledBack", ENDED_WITHIN).await?;
         ensure!(
             status.message.contains("shop"),
             "it does not name its gate: {}",

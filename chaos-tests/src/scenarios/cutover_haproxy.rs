@@ -71,7 +71,7 @@ async fn play(scene: &Scene) -> Result<String> {
 /// One of each kind: requests through the edge, green's errors as they are counted there, green's Deployment, and a Job
 /// in green before the first step.
 async fn gates(pair: &Pair<'_>) -> Result<Value> {
-    let gate = |name: &str, asks: &str, how: Value, at: &[&str]| json!({"name": name, asks: how, "at": at, "intervalSeconds": 1, "passes": 2, "failures": 2});
+    let gate = |name: &str, asks: &str, how: Value, at: &[&str], (seconds, passes): (u32, u32)| json!({"name": name, asks: how, "at": at, "intervalSeconds": seconds, "passes": passes, "failures": 2});
     let through = json!({"url": format!("http://{PROXY}/"), "requests": 10});
     let counted = json!({"url": pair.prometheus().await?, "query": errors_of(Colour::Green), "max": 0.0});
     let ready = "object.status.readyReplicas == object.spec.replicas";
@@ -79,19 +79,19 @@ async fn gates(pair: &Pair<'_>) -> Result<Value> {
         "cluster": "Green", "apiVersion": "apps/v1", "kind": "Deployment", "namespace": app::NAMESPACE,
         "name": app::NAME, "expression": ready,
     });
-    let mut smoke = gate(
-        "smoke",
-        "job",
-        json!({"cluster": "Green", "namespace": app::NAMESPACE, "template": app::smoke()}),
-        &["Before"],
-    );
-    smoke["intervalSeconds"] = json!(10);
-    smoke["passes"] = json!(1);
-    let always = ["Before", "Steps", "Window"];
+    let smoke = json!({"cluster": "Green", "namespace": app::NAMESPACE, "template": app::smoke()});
+    let (often, once) = ((1, 2), (10, 1));
     Ok(json!([
-        gate("shop", "http", through, &always),
-        gate("errors", "promQL", counted, &always[1..]),
-        gate("deployment", "cel", deployment, &always),
-        smoke,
+        gate("shop", "http", through, &["Before", "Steps", "Window"], often),
+        // Before green has any traffic nothing is known of it.
+        gate("errors", "promQL", counted, &["Steps", "Window"], often),
+        gate(
+            "deployment",
+            "cel",
+            deployment,
+            &["Before", "Steps", "Window"],
+            often
+        ),
+        gate("smoke", "job", smoke, &["Before"], once),
     ]))
 }

@@ -16,7 +16,7 @@ use crate::world::{Pair, Side, deployment};
 const WELL: &str = "errors_ratio{colour=\"green\"} 0.01\n";
 const ILL: &str = "errors_ratio{colour=\"green\"} 0.2\n";
 
-fn cutover(name: &str, url: &str, gates: &[Value], more: Value) -> Value {
+fn cutover(name: &str, url: &str, gates: &[Value], more: &Value) -> Value {
     let mut object = json!({
         "apiVersion": "lockkeeper.dev/v1alpha1", "kind": "ClusterCutover", "metadata": {"name": name},
         "spec": {
@@ -81,7 +81,7 @@ struct World {
 }
 
 impl World {
-    async fn make(&self, name: &str, gates: &[Value], more: Value) {
+    async fn make(&self, name: &str, gates: &[Value], more: &Value) {
         let object = cutover(name, &self.url, gates, more);
         let object = serde_json::from_value(object).unwrap();
         self.api.create(&PostParams::default(), &object).await.unwrap();
@@ -224,12 +224,12 @@ async fn what_a_gate_can_never_be_told_is_refused_before_anything_begins() {
         ),
         ("job", job_gate(&no_template), "spec.template.spec"),
     ] {
-        world.make(name, &[gate], json!({})).await;
+        world.make(name, &[gate], &json!({})).await;
         world.is_refused(name, "Gates", words).await;
     }
     // Nothing offers anything in clusters without nodes.
     world
-        .make("capacity", &[], json!({"capacity": {"atLeastPercent": 100}}))
+        .make("capacity", &[], &json!({"capacity": {"atLeastPercent": 100}}))
         .await;
     let unknown =
         |s: &ClusterCutoverStatus| found(s, "Capacity").is_some_and(|(r, _)| r == CheckResult::Unknown);
@@ -256,7 +256,7 @@ async fn a_rival_is_named(world: &World) {
     }
     let one = json!({"kind": "Deployment", "namespace": "shop", "name": "consumer"});
     let words = "Flux (Kustomization apps) would undo what is done to Deployment shop/consumer in blue";
-    world.make("rival", &[], json!({"singletons": [one]})).await;
+    world.make("rival", &[], &json!({"singletons": [one]})).await;
     world.is_refused("rival", "Controllers", words).await;
     let mut accepted = one.clone();
     accepted["reason"] = json!("suspended by hand");
@@ -264,7 +264,7 @@ async fn a_rival_is_named(world: &World) {
         .make(
             "accepted",
             &[],
-            json!({"singletons": [one], "acceptedControllers": [accepted]}),
+            &json!({"singletons": [one], "acceptedControllers": [accepted]}),
         )
         .await;
     let passed =
@@ -289,7 +289,7 @@ async fn a_role_without_a_right_is_named(world: &World) {
             "may not create jobs of batch in namespace shop",
         ),
     ] {
-        world.make(name, &[gate], green.clone()).await;
+        world.make(name, &[gate], &green).await;
         world.is_refused(name, "Gates", words).await;
     }
 }
@@ -307,7 +307,7 @@ async fn gates_let_it_go_on_hold_it_and_send_it_back() {
         cel_gate("objects.all(d, has(d.status.readyReplicas) && d.status.readyReplicas == d.spec.replicas)"),
         job_gate(&smoke()),
     ];
-    world.make("shop", &gates, json!({})).await;
+    world.make("shop", &gates, &json!({})).await;
     let first = world.running().await;
     world.ends(&first, "Failed").await;
     let told = |s: &ClusterCutoverStatus| says(s, "smoke", "failed: BackoffLimitExceeded: it said no");
@@ -384,7 +384,7 @@ async fn what_is_no_value_holds(world: &World) {
         ("well", "errors_ratio", "is 0.01, wanted is at most 0.05"),
     ];
     let gates = asked.map(|(name, query, _)| world.promql(name, query, &before));
-    world.make("doubts", &gates, json!({})).await;
+    world.make("doubts", &gates, &json!({})).await;
     for (name, _, words) in asked {
         let passed = |s: &ClusterCutoverStatus| s.gates.iter().any(|g| g.name == name && g.passed);
         let told = |s: &ClusterCutoverStatus| says(s, name, words) && passed(s) == (name == "well");
