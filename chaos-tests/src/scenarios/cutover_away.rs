@@ -46,8 +46,15 @@ async fn play(scene: &Scene) -> Result<String> {
         let green = goes_back_without_green(pair).await?;
         let named = holds_without_a_dns_server(pair, &dns).await?;
         let blue = goes_back_without_blue(pair).await?;
-        let now = app::belongings(pair).await?;
-        ensure!(now == before, "objects were touched: {before:?}, now {now:?}");
+        // An API that was away is not back at once.
+        let all_there = || async {
+            let now = app::belongings(pair).await?;
+            ensure!(now == before, "objects were touched: {before:?}, now {now:?}");
+            Ok(Look::Done(()))
+        };
+        pair.scene
+            .wait_for("the application's objects", NOTICED, all_there)
+            .await?;
         Ok([held, green, named, blue].join("; "))
     })
     .await
