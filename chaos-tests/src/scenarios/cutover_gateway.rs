@@ -1,7 +1,8 @@
 //! Traffic goes from blue to green by the weights of routes, behind Contour and Envoy. Once it is called back at 25 %; then
 //! it goes all the way, though somebody else sets other weights at 25 % for a while, and Contour is frozen at 50 %.
 //!
-//! Not yet seen failing on purpose.
+//! Seen failing: with the routes' status written in the name of the frozen Contour ("what no gateway has taken counts as set:
+//! green has all traffic").
 
 use std::time::{Duration, Instant};
 
