@@ -32,6 +32,9 @@ pub const CRON_JOB: &str = "minutely";
 const PIECE: Duration = Duration::from_millis(200);
 /// Work that was taken and not done for so long is given to the next who asks.
 const GIVEN_AGAIN: Duration = Duration::from_secs(10);
+/// How long a consumer goes on once it is told to end: longer than one takes to start, so that whoever does not wait for
+/// its end is seen.
+const LINGERS: Duration = Duration::from_secs(8);
 /// How long a Job works.
 const JOB: u64 = 5;
 
@@ -169,7 +172,7 @@ async fn serve(listener: &TcpListener, book: &Arc<Mutex<Book>>) {
     }
 }
 
-/// A worker: the consumer until it is told to end, a Job for a while. What it has in hand it ends.
+/// A worker: the consumer until a while after it is told to end, a Job for a while. What it has in hand it ends.
 pub async fn work(colour: String, job: bool) -> Result<()> {
     // Its image holds no certificates, and none is looked at.
     let client = reqwest::Client::builder()
@@ -181,7 +184,7 @@ pub async fn work(colour: String, job: bool) -> Result<()> {
         Ok(answer.error_for_status()?.text().await?)
     };
     let mut told = signal(SignalKind::terminate())?;
-    let until = job.then(|| Instant::now() + Duration::from_secs(JOB));
+    let mut until = job.then(|| Instant::now() + Duration::from_secs(JOB));
     loop {
         let done = if job {
             say(format!("works/{CRON_JOB}/{colour}")).await.map(drop)
@@ -200,7 +203,7 @@ pub async fn work(colour: String, job: bool) -> Result<()> {
             return Ok(());
         }
         tokio::select! {
-            _ = told.recv() => return Ok(()),
+            _ = told.recv() => until = until.or_else(|| Some(Instant::now() + LINGERS)),
             () = tokio::time::sleep(PIECE) => {}
         }
     }
