@@ -111,12 +111,11 @@ fn keepers(kind: SingletonKind, object: &DynamicObject) -> Vec<Rival> {
     const ARGO: [&str; 2] = ["argocd-controller", "argocd-application-controller"];
     let by_argo = manages_anything(object, &ARGO);
     if let Some(name) = tracked.or_else(|| instance().filter(|_| by_argo))
-        && !says(notes, "argocd.argoproj.io/skip-reconcile", "true")
         && (manages(&ARGO) || was_applied(notes, field))
     {
         rivals.push(Rival {
             who: format!("Argo CD (Application {name})"),
-            way_out: "leave the field out of Git, or turn the Application's automated sync off and accept it by name",
+            way_out: "leave the field out of Git, or annotate the Application with argocd.argoproj.io/skip-reconcile: \"true\" and accept it by name",
         });
     }
     rivals
