@@ -250,7 +250,8 @@ refuse "the same cluster twice" "both this cluster" cutover 's/kubeconfigSecret:
 refuse "the same kubeconfig twice" "name the same kubeconfig" cutover 's/blue: {thisCluster: true}/blue: {kubeconfigSecret: {name: green}}/'
 routes='gatewayAPI: {cluster: {kubeconfigSecret: {name: edge}}, routes: [{namespace: shop, name: web}], blue: {name: blue}, green: {name: green}}'
 check "routes of a Gateway instead" cutover "/^    haproxy:/,/^      green:/c\\    $routes"
-refuse "routes beside an HAProxy" "spec.traffic must name one thing" cutover "s/^    haproxy:/    $routes\n&/"
+check "routes beside an HAProxy" cutover "s/^    haproxy:/    $routes\n&/"
+refuse "nothing that moves the traffic" "spec.traffic must name what moves" cutover '/^    haproxy:/,/^      green:/d; s/^  traffic:.*/  traffic: {}/'
 refuse "routes of no cluster" "give exactly one" cutover "/^    haproxy:/,/^      green:/c\\    ${routes/kubeconfigSecret: {name: edge\}/}"
 refuse "no cluster" "give exactly one" cutover 's/blue: {thisCluster: true}/blue: {}/'
 refuse "two gates of one name" "the same name" cutover 's/name: green-answers/name: shop-answers/'
