@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use super::cutting_over::{LIMIT, plan};
 use super::{Scenario, Suite};
 use crate::edge::dns::Server;
-use crate::edge::{Clients, Colour, Cutover, Dns, Pair, Plan, Proxy, Steers, Watch, app, application};
+use crate::edge::{Clients, Colour, Dns, Pair, Plan, Proxy, Steers, Watch, app, application};
 use crate::scene::{Look, Scene};
 
 /// The scenario.
@@ -148,24 +148,16 @@ async fn all_to_blue(pair: &Pair<'_>) -> Result<(Clients, Watch)> {
 }
 
 async fn goes_back_without_green(pair: &Pair<'_>) -> Result<String> {
-    let (clients, watch) = all_to_blue(pair).await?;
     let plan = Plan {
         when_lost: Some(["Hold", "GoBack"]),
         ..quick(&[25, 100])
     };
-    let cutover = pair.begin("back-without-green", &plan).await?;
-    let took = goes_back(pair, &cutover, &watch, Colour::Green).await?;
-    clients.stop()?.none_failed()?;
-    Ok(format!(
-        "went back {:.1} s after green's API was away",
-        took.as_secs_f64()
-    ))
+    goes_back(pair, "back-without-green", &plan, Colour::Green).await
 }
 
 /// Lockkeeper lives in green here: only there it can do anything without blue's API.
 async fn goes_back_without_blue(pair: &Pair<'_>) -> Result<String> {
     pair.install_in(Colour::Green, &[]).await?;
-    let (clients, watch) = all_to_blue(pair).await?;
     let plan = Plan {
         home: Colour::Green,
         secret: Colour::Blue.name().to_owned(),
@@ -174,23 +166,14 @@ async fn goes_back_without_blue(pair: &Pair<'_>) -> Result<String> {
         // By the edge: nobody in green sees green's application as others do.
         ..plan(&[25, 100])
     };
-    let cutover = pair.begin("back-without-blue", &plan).await?;
-    let took = goes_back(pair, &cutover, &watch, Colour::Blue).await?;
-    clients.stop()?.none_failed()?;
-    Ok(format!(
-        "went back {:.1} s after blue's API was away",
-        took.as_secs_f64()
-    ))
+    goes_back(pair, "back-without-blue", &plan, Colour::Blue).await
 }
 
-/// An API away at 25 %: all goes back, and the reason names it. From the loss until all was blue's.
-async fn goes_back(
-    pair: &Pair<'_>,
-    cutover: &Cutover<'_, '_>,
-    watch: &Watch,
-    lost: Colour,
-) -> Result<Duration> {
-    reached(pair, watch, 25).await?;
+/// An API away at 25 %: all goes back, and the reason names it.
+async fn goes_back(pair: &Pair<'_>, name: &str, plan: &Plan, lost: Colour) -> Result<String> {
+    let (clients, watch) = all_to_blue(pair).await?;
+    let cutover = pair.begin(name, plan).await?;
+    reached(pair, &watch, 25).await?;
     let gone = Instant::now();
     pair.lab(lost).freeze("cp1", "kube-apiserver")?;
     let ended = cutover.settles("RolledBack", NOTICED).await;
@@ -204,7 +187,12 @@ async fn goes_back(
     );
     watch.were(&[0, 25, 0])?;
     let (back, _) = *watch.shares().last().context("no share was seen")?;
-    Ok(back.duration_since(gone))
+    clients.stop()?.none_failed()?;
+    Ok(format!(
+        "went back {:.1} s after {}'s API was away",
+        back.duration_since(gone).as_secs_f64(),
+        lost.name()
+    ))
 }
 
 /// The primary is killed: the secondary goes on to answer, and Lockkeeper neither moves on nor takes it for empty.

@@ -95,18 +95,13 @@ fn judge(blue: &[Offer], green: &[Offer], at_least_percent: u32) -> (CheckResult
     }
     let nodes = format!("{in_green} nodes of green and {in_blue} of blue");
     let all = RESOURCES.into_iter().zip(green.into_iter().zip(blue));
+    let told = |(name, (green, blue))| format!("{} {name} of blue's {}", text(name, green), text(name, blue));
     let short = all
         .clone()
         .filter(|(_, (green, blue))| green * 100 < blue * u128::from(at_least_percent));
-    let short: Vec<String> = short
-        .map(|(name, (green, blue))| format!("{} {name} of blue's {}", text(name, green), text(name, blue)))
-        .collect();
+    let short: Vec<String> = short.map(told).collect();
     if short.is_empty() {
-        let has: Vec<String> = all
-            .map(|(name, (green, blue))| {
-                format!("{} {name} of blue's {}", text(name, green), text(name, blue))
-            })
-            .collect();
+        let has: Vec<String> = all.map(told).collect();
         return (
             CheckResult::Pass,
             format!("green has {} ({nodes})", has.join(", ")),

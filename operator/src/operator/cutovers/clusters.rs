@@ -38,8 +38,12 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) fn health(&self) -> Health {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        known(&self.health)
     }
+}
+
+fn known(health: &Mutex<Health>) -> Health {
+    health.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 /// One of the two.
@@ -71,7 +75,7 @@ impl Cluster {
     }
 
     pub(super) fn health(&self) -> Health {
-        self.link().health()
+        known(&self.health)
     }
 
     pub(super) fn link(&self) -> Link {

@@ -87,7 +87,8 @@ pub(super) async fn look(at: &Looked<'_>, seldom: &mut Seldom) -> (Vec<crds::Che
     }
     let gateway = ground.driver.as_ref().ok().and_then(Driver::gateway_api);
     if let (Some(traffic), Some(driver)) = (&spec.traffic.gateway_api, gateway) {
-        checks.push(of_edge(traffic, driver).await);
+        let question = async { vec![of_edge(traffic, driver).await] };
+        checks.extend(seldom.ask("edge", question).await);
     }
     checks.push(match &ground.driver {
         Err(why) => check("Traffic", CheckResult::Block, why.clone()),
