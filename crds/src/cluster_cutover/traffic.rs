@@ -44,7 +44,7 @@ impl std::fmt::Display for Weights {
 /// What moves the traffic: one thing or several, which all get the same weights. A step is set when all of them say so.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.gatewayAPI) || has(self.haproxy) || has(self.dns) || has(self.hook)").message("spec.traffic must name what moves the traffic: gatewayAPI, haproxy, dns or hook"))]
+#[x_kube(validation = Rule::new("has(self.gatewayAPI) || has(self.haproxy) || has(self.dns) || has(self.externalDNS) || has(self.hook)").message("spec.traffic must name what moves the traffic: gatewayAPI, haproxy, dns, externalDNS or hook"))]
 pub struct Traffic {
     /// Routes of the Gateway API in a cluster at the edge.
     #[serde(default, rename = "gatewayAPI", skip_serializing_if = "Option::is_none")]
@@ -55,6 +55,9 @@ pub struct Traffic {
     /// A name in the DNS, whose addresses are changed by signed updates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns: Option<DnsTraffic>,
+    /// Weighted records that external-dns publishes.
+    #[serde(default, rename = "externalDNS", skip_serializing_if = "Option::is_none")]
+    pub external_dns: Option<ExternalDnsTraffic>,
     /// Anything else, behind an HTTP endpoint of one's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hook: Option<HookTraffic>,
@@ -67,8 +70,9 @@ impl Traffic {
         let hook = self.hook.iter().filter_map(|hook| hook.token_secret.as_ref());
         let dns = self.dns.iter().map(|dns| &dns.tsig.secret);
         let gateway = self.gateway_api.iter().filter_map(|g| g.cluster.secret_name());
+        let external = self.external_dns.iter().filter_map(|e| e.cluster.secret_name());
         let named = hook.chain(dns).map(|secret| secret.name.as_str());
-        named.chain(gateway).collect()
+        named.chain(gateway).chain(external).collect()
     }
 }
 
@@ -292,6 +296,47 @@ pub enum TsigAlgorithm {
     HmacSha384,
     /// HMAC with SHA-512.
     HmacSha512,
+}
+
+/// A `DNSEndpoint` of external-dns with one weighted record of each colour for a name, or for several, told apart by
+/// their `setIdentifier`. Only weights are changed. A name that has a record of somebody else too is refused.
+///
+/// A step counts as set when external-dns has read it (`status.observedGeneration`); what the provider answers by then
+/// cannot be read by anybody, so `settlesInSeconds` must cover the provider's own delay and the records' TTL.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ExternalDnsTraffic {
+    /// The cluster in which the object lies.
+    pub cluster: ClusterAccess,
+    /// Its namespace.
+    #[schemars(length(min = 1, max = 63))]
+    pub namespace: String,
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// The `setIdentifier` of blue's records.
+    #[schemars(length(min = 1, max = 128))]
+    pub blue: String,
+    /// Of green's.
+    #[schemars(length(min = 1, max = 128))]
+    pub green: String,
+    /// What the provider calls a weight among `providerSpecific`.
+    #[serde(default = "weight_property")]
+    #[schemars(length(min = 1, max = 253))]
+    pub weight_property: String,
+    /// How long after external-dns has read a change the last client heeds it, in seconds: the provider's own delay and
+    /// the records' TTL. Each step takes twice as long at least.
+    #[serde(default = "external_dns_settles")]
+    #[schemars(range(max = 172_800))]
+    pub settles_in_seconds: u32,
+}
+
+fn weight_property() -> String {
+    "aws/weight".to_owned()
+}
+
+const fn external_dns_settles() -> u32 {
+    120
 }
 
 /// An HTTP endpoint that knows how to move the traffic of a load balancer which Lockkeeper does not know.

@@ -12,6 +12,7 @@
 
 mod dns;
 mod error;
+mod external_dns;
 mod gateway;
 mod haproxy;
 mod hook;
@@ -28,6 +29,7 @@ use crate::api::ApiServers;
 
 pub use dns::Dns;
 pub use error::TrafficError;
+pub use external_dns::ExternalDns;
 pub use gateway::GatewayApi;
 pub use haproxy::Haproxy;
 pub use hook::Hook;
@@ -117,13 +119,18 @@ impl Driver {
         if let Some(dns) = &spec.dns {
             parts.push(Part::Dns(Dns::from_spec(dns, secrets)?));
         }
+        if let Some(external) = &spec.external_dns {
+            let api = secrets.cluster("spec.traffic.externalDNS.cluster", &external.cluster, own);
+            parts.push(Part::ExternalDns(ExternalDns::from_spec(external, api.await?)?));
+        }
         if let Some(hook) = &spec.hook {
             parts.push(Part::Hook(Hook::from_spec(hook, secrets)?));
         }
         if parts.is_empty() {
             return Err(TrafficError::Spec {
                 field: "spec.traffic",
-                problem: "must name what moves the traffic: gatewayAPI, haproxy, dns or hook".to_owned(),
+                problem: "must name what moves the traffic: gatewayAPI, haproxy, dns, externalDNS or hook"
+                    .to_owned(),
             });
         }
         Ok(Self(parts))

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{Dns, GatewayApi, Haproxy, Hook, Seen, TrafficError, Weights};
+use super::{Dns, ExternalDns, GatewayApi, Haproxy, Hook, Seen, TrafficError, Weights};
 
 /// One thing that moves traffic. What its methods promise stands at those of [`Driver`](super::Driver).
 #[derive(Clone, Debug)]
@@ -16,6 +16,8 @@ pub(super) enum Part {
     Hook(Hook),
     /// Routes of the Gateway API.
     GatewayApi(GatewayApi),
+    /// Weighted records of external-dns.
+    ExternalDns(ExternalDns),
 }
 
 impl Part {
@@ -25,6 +27,7 @@ impl Part {
             Self::Dns(driver) => driver.targets(),
             Self::Hook(driver) => driver.targets(),
             Self::GatewayApi(driver) => driver.targets(),
+            Self::ExternalDns(driver) => driver.targets(),
         }
     }
 
@@ -34,27 +37,30 @@ impl Part {
             Self::Dns(driver) => driver.check().await,
             Self::Hook(driver) => driver.check().await,
             Self::GatewayApi(driver) => driver.check().await,
+            Self::ExternalDns(driver) => driver.check().await,
         }
     }
 
     pub(super) fn can(&self, weights: Weights) -> Result<(), TrafficError> {
         match self {
             Self::Dns(driver) => driver.can(weights),
-            Self::Haproxy(_) | Self::Hook(_) | Self::GatewayApi(_) => Ok(()),
+            Self::Haproxy(_) | Self::Hook(_) | Self::GatewayApi(_) | Self::ExternalDns(_) => Ok(()),
         }
     }
 
     pub(super) async fn prepare(&self) -> Result<Duration, TrafficError> {
         match self {
             Self::Dns(driver) => driver.prepare().await,
-            Self::Haproxy(_) | Self::Hook(_) | Self::GatewayApi(_) => Ok(Duration::ZERO),
+            Self::Haproxy(_) | Self::Hook(_) | Self::GatewayApi(_) | Self::ExternalDns(_) => {
+                Ok(Duration::ZERO)
+            }
         }
     }
 
     pub(super) async fn finish(&self) -> Result<(), TrafficError> {
         match self {
             Self::Dns(driver) => driver.finish().await,
-            Self::Haproxy(_) | Self::Hook(_) | Self::GatewayApi(_) => Ok(()),
+            Self::Haproxy(_) | Self::Hook(_) | Self::GatewayApi(_) | Self::ExternalDns(_) => Ok(()),
         }
     }
 
@@ -64,6 +70,7 @@ impl Part {
             Self::Dns(driver) => driver.seen().await,
             Self::Hook(driver) => driver.seen().await,
             Self::GatewayApi(driver) => driver.seen().await,
+            Self::ExternalDns(driver) => driver.seen().await,
         }
     }
 
@@ -73,6 +80,7 @@ impl Part {
             Self::Dns(driver) => driver.set(weights).await,
             Self::Hook(driver) => driver.set(weights).await,
             Self::GatewayApi(driver) => driver.set(weights).await,
+            Self::ExternalDns(driver) => driver.set(weights).await,
         }
     }
 
@@ -80,6 +88,7 @@ impl Part {
         match self {
             Self::Haproxy(_) => Duration::ZERO,
             Self::GatewayApi(driver) => driver.settles_in(),
+            Self::ExternalDns(driver) => driver.settles_in(),
             Self::Dns(driver) => driver.settles_in(),
             Self::Hook(driver) => driver.settles_in(),
         }

@@ -1,0 +1,164 @@
+//! A `DNSEndpoint` of external-dns: weighted records of one name, one of each colour.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `records` | its records as they are, and with other weights; pure |
+//! | here | reading and applying the object |
+//!
+//! external-dns notes the generation that it has read in the object's status, and changes the provider's zone right after.
+//! The zone itself gives each who asks one record by chance, so that nobody can read weights there: they count as set when
+//! the generation was read, and as heeded after `settlesInSeconds`.
+
+mod records;
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::time::Duration;
+
+use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use lockkeeper_crds::ExternalDnsTraffic;
+use serde_json::json;
+
+use super::{ANSWER_LIMIT, Seen, TrafficError, Weights};
+use crate::api::{ApiError, ApiServers, within};
+use records::Colours;
+
+/// Who sets the records, as `managedFields` tells it.
+const FIELD_MANAGER: &str = "lockkeeper-cutover";
+/// How often weights are set on what was read, when somebody else writes in between: external-dns writes its status once
+/// after each change.
+const TRIES: usize = 3;
+
+/// An object, and the records of each colour in it.
+#[derive(Clone)]
+pub struct ExternalDns {
+    edge: ApiServers,
+    object: Api<DynamicObject>,
+    name: String,
+    /// The object and its cluster, for a person.
+    target: String,
+    colours: Colours,
+    settles_in: Duration,
+}
+
+impl std::fmt::Debug for ExternalDns {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ExternalDns")
+            .field("target", &self.target)
+            .field("colours", &self.colours)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ExternalDns {
+    /// `edge`: the API of the cluster in which the object lies.
+    pub(super) fn from_spec(spec: &ExternalDnsTraffic, edge: ApiServers) -> Result<Self, TrafficError> {
+        let place = spec.cluster.secret_name().map_or_else(
+            || "this cluster".to_owned(),
+            |secret| format!("the cluster of Secret {secret}"),
+        );
+        let gvk = GroupVersionKind::gvk("externaldns.k8s.io", "v1alpha1", "DNSEndpoint");
+        let resource = ApiResource::from_gvk(&gvk);
+        Ok(Self {
+            object: Api::namespaced_with(edge.client(), &spec.namespace, &resource),
+            edge,
+            name: spec.name.clone(),
+            target: format!("DNSEndpoint {}/{} in {place}", spec.namespace, spec.name),
+            colours: Colours::new(spec)?,
+            settles_in: Duration::from_secs(spec.settles_in_seconds.into()),
+        })
+    }
+
+    pub(super) fn targets(&self) -> BTreeSet<String> {
+        BTreeSet::from([self.target.clone()])
+    }
+
+    pub(super) const fn settles_in(&self) -> Duration {
+        self.settles_in
+    }
+
+    /// Applies what is there, and nothing of it: whether we may is known then.
+    pub(super) async fn check(&self) -> Result<(), TrafficError> {
+        let weights = self.seen().await?.weights;
+        let found = self.read().await?;
+        let applied = self.apply(&found, weights, true).await;
+        applied.map_err(|error| self.failed(&error))
+    }
+
+    pub(super) async fn seen(&self) -> Result<Seen, TrafficError> {
+        let found = self.read().await?;
+        let weights = records::shares(&found, &self.colours, &self.target)?;
+        if !records::was_read(&found) {
+            return Err(TrafficError::Refused {
+                target: self.target.clone(),
+                detail: "external-dns has not read its newest weights yet: it does so every --interval, or at once with --events"
+                    .to_owned(),
+            });
+        }
+        Ok(Seen {
+            weights,
+            from: self.target.clone(),
+        })
+    }
+
+    pub(super) async fn set(&self, weights: Weights) -> Result<(), TrafficError> {
+        for _ in 0..TRIES {
+            let found = self.read().await?;
+            match records::shares(&found, &self.colours, &self.target) {
+                Ok(set) if set == weights => return Ok(()),
+                // Names that differ are made alike by that.
+                Ok(_) | Err(TrafficError::Differ { .. }) => {}
+                Err(error) => return Err(error),
+            }
+            match self.apply(&found, weights, false).await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.is_conflict() => {}
+                Err(error) => return Err(self.failed(&error)),
+            }
+        }
+        Err(TrafficError::Refused {
+            target: self.target.clone(),
+            detail: format!("somebody else changed it {TRIES} times while it was being set"),
+        })
+    }
+
+    async fn read(&self) -> Result<DynamicObject, TrafficError> {
+        let read = self.call(format!("read {}", self.target), self.object.get(&self.name));
+        read.await.map_err(|error| self.failed(&error))
+    }
+
+    async fn apply(&self, found: &DynamicObject, weights: Weights, dry_run: bool) -> Result<(), ApiError> {
+        let types = found.types.as_ref();
+        let patch = json!({
+            "apiVersion": types.map(|types| &types.api_version), "kind": types.map(|types| &types.kind),
+            "metadata": {"resourceVersion": found.metadata.resource_version},
+            "spec": {"endpoints": records::with(found, &self.colours, weights)},
+        });
+        let params = PatchParams {
+            dry_run,
+            ..PatchParams::apply(FIELD_MANAGER).force()
+        };
+        let patch = Patch::Apply(&patch);
+        let applied = self.object.patch(&self.name, &params, &patch);
+        let what = format!("set the weights of {}", self.target);
+        self.call(what, applied).await.map(drop)
+    }
+
+    async fn call<T>(
+        &self,
+        what: impl Display,
+        call: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, ApiError> {
+        within(ANSWER_LIMIT, what, self.edge.endpoints(), call).await
+    }
+
+    fn failed(&self, error: &ApiError) -> TrafficError {
+        let (target, detail) = (self.target.clone(), error.to_string());
+        if error.is_unanswered() {
+            TrafficError::Unreachable { target, detail }
+        } else {
+            TrafficError::Refused { target, detail }
+        }
+    }
+}
