@@ -25,8 +25,9 @@ impl Store {
     /// Brings the snapshot of the backup at `key` into the file `into`, as `etcdutl snapshot restore` takes it.
     ///
     /// # Guarantees
-    /// * `Ok`: what is stored had the size and hash that the manifest says, and so has the file; it is on the disk,
-    ///   with mode 0600.
+    /// * `Ok`: what is stored had the size and hash that the manifest says, and so has the file, with mode 0600. It is
+    ///   read and removed soon: what a power cut leaves of it is worth nothing, so that it need not be on the disk, which
+    ///   etcd may be using.
     /// * `Err`: `into` is as it was before. Beside it there may be `.<name>.part`, if the process was killed.
     /// * Memory is bounded, whatever the size.
     ///
@@ -42,19 +43,7 @@ impl Store {
         cancel: &CancellationToken,
     ) -> Result<(), StoreError> {
         self.belongs(manifest, key)?;
-        self.fetch_object(&manifest.snapshot(), key, keys, into, cancel)
-            .await
-    }
-
-    /// The same of one object of a backup.
-    pub(super) async fn fetch_object(
-        &self,
-        object: &Object,
-        key: &BackupKey,
-        keys: &Identities,
-        into: &Path,
-        cancel: &CancellationToken,
-    ) -> Result<(), StoreError> {
+        let object = manifest.snapshot();
         let location = key.object(&object.name);
         if let Some(encrypted) = &object.encrypted {
             let fits = keys.fit(encrypted, &self.uri(&location));
@@ -63,9 +52,15 @@ impl Store {
         let beside = beside(into);
         let (path, wanted, own) = (beside.clone(), object.clone(), keys.clone());
         let write = move |pieces| write_out(pieces, &path, &wanted, &own);
-        let fetched = self.bring(&location, object, write, cancel).await;
+        let fetched = self.bring(&location, &object, write, cancel).await;
         let placed = match fetched {
-            Ok(()) => place(&beside, into).await.map_err(|f| self.failure(f)),
+            Ok(()) => tokio::fs::rename(&beside, into).await.map_err(|e| {
+                self.failure(Failure::File {
+                    path: into.display().to_string(),
+                    doing: "put into its place",
+                    detail: e.to_string(),
+                })
+            }),
             Err(error) => Err(error),
         };
         if placed.is_err() {
@@ -183,8 +178,7 @@ impl Read for Pieces {
 fn write_out(from: Pieces, path: &Path, object: &Object, keys: &Identities) -> Result<(), Unwritten> {
     let here = |e: std::io::Error| Unwritten::Here(unwritten(path, &e));
     let mut file = create(path).map_err(here)?;
-    plain(from, object, keys, |data| file.write_all(data).map_err(here))?;
-    file.sync_all().map_err(here)
+    plain(from, object, keys, |data| file.write_all(data).map_err(here))
 }
 
 /// Unpacks what comes, gives it to `into`, and compares it with what was packed. All that comes is taken, so that the
@@ -246,24 +240,6 @@ fn create(path: &Path) -> std::io::Result<File> {
 fn beside(into: &Path) -> PathBuf {
     let name = into.file_name().unwrap_or_default().to_string_lossy();
     into.with_file_name(format!(".{name}.part"))
-}
-
-/// Renames, durably.
-async fn place(beside: &Path, into: &Path) -> Result<(), Failure> {
-    let (from, to) = (beside.to_owned(), into.to_owned());
-    let renamed = tokio::task::spawn_blocking(move || {
-        std::fs::rename(&from, &to)?;
-        match to.parent().filter(|p| !p.as_os_str().is_empty()) {
-            Some(directory) => File::open(directory)?.sync_all(),
-            None => File::open(".")?.sync_all(),
-        }
-    });
-    let renamed = renamed.await.unwrap_or_else(|e| Err(std::io::Error::other(e)));
-    renamed.map_err(|e| Failure::File {
-        path: into.display().to_string(),
-        doing: "put into its place",
-        detail: e.to_string(),
-    })
 }
 
 #[cfg(test)]

@@ -18,17 +18,16 @@ use super::world::{Etcd, ObjectServer, binaries};
 /// Prints figures, each a ratio of one run. Optimized, or they are of the compiler:
 /// `cargo test --release -p lockkeeper --test etcd_backup -- --ignored --nocapture figures`.
 ///
-/// `LOCKKEEPER_TEST_MIB` is etcd's size (1024), of objects like Kubernetes'; `LOCKKEEPER_TEST_BIN` holds `etcdctl`
-/// too, and `zstd` is on the PATH: what a person would do is done beside it, with object_store's own upload, which is
+/// `LOCKKEEPER_TEST_MIB` is etcd's size (1024), of objects like Kubernetes', `LOCKKEEPER_TEST_ROUNDS` how often a backup is
+/// taken (3); `LOCKKEEPER_TEST_BIN` holds `etcdctl` too, and `zstd` is on the PATH: what a person would do is done beside it, with object_store's own upload, which is
 /// quicker to begin than any command line.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes and gigabytes"]
 async fn figures() {
     let Some(bin) = binaries() else { return };
-    let mib = std::env::var("LOCKKEEPER_TEST_MIB")
-        .ok()
-        .and_then(|m| m.parse().ok())
-        .unwrap_or(1024_usize);
+    let number = |name| std::env::var(name).ok().and_then(|n| n.parse().ok());
+    let mib: usize = number("LOCKKEEPER_TEST_MIB").unwrap_or(1024);
+    let rounds = number("LOCKKEEPER_TEST_ROUNDS").unwrap_or(3);
     let (etcd, s3) = (Etcd::start(&bin).await, ObjectServer::start(&bin).await);
     etcd.fill_like_kubernetes(mib * 1024 / 8, 8 * 1024).await;
     let (keys, public, _) = Identities::generate();
@@ -49,16 +48,19 @@ async fn figures() {
     let member = etcd.member();
     member.observe().await.unwrap();
     store.probe().await.unwrap();
-    for round in 1..=3 {
+    for round in 1..=rounds {
+        let used = Used::now(&etcd, &s3);
         let (thrown, bytes) = throw_away(&member).await;
+        used.tell("thrown away", thrown, &etcd, &s3);
         reset_peak();
         let idle = resident("VmRSS:");
         let began = Instant::now();
         back_up(&member, &plain, 10 + round).await;
         let whole = began.elapsed();
-        let began = Instant::now();
+        let (began, used) = (Instant::now(), Used::now(&etcd, &s3));
         back_up(&member, &fast, 20 + round).await;
         let unlimited = began.elapsed();
+        used.tell("backed up without a limit", unlimited, &etcd, &s3);
         let began = Instant::now();
         back_up(&member, &store, round).await;
         let encrypted = began.elapsed();
@@ -79,8 +81,10 @@ async fn figures() {
         );
     }
     restore(&bin, &store, &keys).await;
-    let alone = writes(&etcd).await;
-    let (_, streaming) = tokio::join!(throw_away(&member), writes(&etcd));
+    // No longer than the shortest of what is taken beside them.
+    let long = Duration::from_secs(4) * u32::try_from(mib.div_ceil(1024)).unwrap();
+    let alone = writes(&etcd, long).await;
+    let (_, streaming) = tokio::join!(throw_away(&member), writes(&etcd, long));
     println!(
         "writes: p99 {:.1} ms alone, {:.1} ms while the stream is thrown away: {:.2} of alone",
         alone * 1000.,
@@ -89,11 +93,44 @@ async fn figures() {
     );
     for (round, limit) in (40..).zip([None, Some(32 << 20), Some(i64::MAX)]) {
         let limited = open(&limited(limit));
-        let ((), during) = tokio::join!(back_up(&member, &limited, round), writes(&etcd));
+        let ((), during) = tokio::join!(back_up(&member, &limited, round), writes(&etcd, long));
         println!(
             "writes: p99 {:.1} ms while a backup is taken with limitBytesPerSecond {limit:?}: {:.2} of alone (by default at most 1.5)",
             during * 1000.,
             during / alone
+        );
+    }
+}
+
+/// Seconds of a processor that etcd, this process and the S3 server have used.
+struct Used([f64; 3]);
+
+impl Used {
+    fn now(etcd: &Etcd, s3: &ObjectServer) -> Self {
+        let server = s3.process.as_ref().unwrap().id();
+        Self([etcd.process.id(), std::process::id(), server].map(|pid| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            // Behind the name, which may hold anything: user and system time are the 12th and 13th, in ticks of 10 ms.
+            let (_, fields) = stat.rsplit_once(')').unwrap();
+            let ticks = fields.split_whitespace().skip(11).take(2);
+            ticks.map(|t| t.parse::<f64>().unwrap() / 100.).sum()
+        }))
+    }
+
+    fn tell(&self, what: &str, took: Duration, etcd: &Etcd, s3: &ObjectServer) {
+        let now = Self::now(etcd, s3);
+        let used: Vec<f64> = self
+            .0
+            .iter()
+            .zip(now.0)
+            .map(|(before, now)| now - before)
+            .collect();
+        println!(
+            "{what}: processors used for {:.1} s by etcd, {:.1} s here, {:.1} s by the S3 server: {:.2} of them at once",
+            used[0],
+            used[1],
+            used[2],
+            used.iter().sum::<f64>() / took.as_secs_f64()
         );
     }
 }
@@ -118,52 +155,59 @@ async fn by_hand(bin: &Path, etcd: &Etcd, s3: &ObjectServer, round: u32) -> Dura
     began.elapsed()
 }
 
-/// One member from the store, against one from a local file.
+/// One member from the store, against one from a local file that lies on the disk.
 async fn restore(bin: &Path, store: &Store, keys: &Identities) {
     let listed = store.list().await.unwrap();
     let (at, never) = (tempfile::tempdir().unwrap(), CancellationToken::new());
     let file = at.path().join("snapshot.db");
     let manifest = listed[0].manifest.as_ref().unwrap();
-    let began = Instant::now();
-    store
-        .fetch(manifest, &listed[0].key, keys, &file, &never)
-        .await
-        .unwrap();
-    let fetched = began.elapsed();
-    let mut took = vec![];
-    for round in 0..2 {
+    let local = |round: u32| {
+        let directory = at.path().join(round.to_string());
         let began = Instant::now();
         let done = Command::new(bin.join("etcdutl"))
             .args(["snapshot", "restore"])
             .arg(&file)
             .arg("--data-dir")
-            .arg(at.path().join(round.to_string()))
+            .arg(&directory)
             .output();
         assert!(done.unwrap().status.success());
-        took.push(began.elapsed());
+        let took = began.elapsed();
+        std::fs::remove_dir_all(directory).unwrap();
+        took
+    };
+    let mut whole = vec![];
+    for round in 0..2 {
+        rustix::fs::sync();
+        let began = Instant::now();
+        store
+            .fetch(manifest, &listed[0].key, keys, &file, &never)
+            .await
+            .unwrap();
+        let fetched = began.elapsed();
+        whole.push((fetched + local(round), fetched));
     }
-    let local = took.into_iter().min().unwrap();
+    rustix::fs::sync();
+    let alone = (2..4).map(local).min().unwrap();
+    let (whole, fetched) = whole.into_iter().min().unwrap();
     println!(
-        "restore: {:.2} s of a local file, {:.2} s more to fetch and decrypt it: {:.2} of it (at most 1.5)",
-        local.as_secs_f64(),
+        "restore: {:.2} s of a local file; {:.2} s from the store, of which {:.2} s to fetch and decrypt it: {:.2} of it (at most 1.5)",
+        alone.as_secs_f64(),
+        whole.as_secs_f64(),
         fetched.as_secs_f64(),
-        (local + fetched).as_secs_f64() / local.as_secs_f64()
+        whole.as_secs_f64() / alone.as_secs_f64()
     );
 }
 
 /// The 99th percentile of 100 writes a second, in seconds, as a client of its own finds it: on a thread that shares
 /// nothing with the one that reads the stream, or it would measure how busy that one is.
-async fn writes(etcd: &Etcd) -> f64 {
+async fn writes(etcd: &Etcd, long: Duration) -> f64 {
     let endpoint = etcd.endpoint.clone();
     let client = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.unwrap().block_on(write(&endpoint, WRITING))
+        runtime.unwrap().block_on(write(&endpoint, long))
     };
     tokio::task::spawn_blocking(client).await.unwrap()
 }
-
-/// Of the writes: as long as the shortest of what is taken beside them.
-const WRITING: Duration = Duration::from_secs(4);
 
 async fn write(endpoint: &str, long: Duration) -> f64 {
     let mut client = etcd_client::Client::connect([endpoint], None).await.unwrap();
