@@ -109,8 +109,9 @@ chart: ## The chart: rendered, installed and upgraded by a real helm on a real A
 	@eval "$$($(LAB) env)" && bash helm/test.sh
 
 .PHONY: real
-real: ## Election, API failover and parity against real API servers that die and freeze (4 minutes)
-	@eval "$$($(LAB) env)" && export LOCKKEEPER_TEST_ETCD=$$ETCD LOCKKEEPER_TEST_APISERVER=$$KUBE_APISERVER \
+real: ## Election, API failover, parity, gates and external-dns against real API servers that die and freeze (5 minutes)
+	@eval "$$($(LAB) env --real)" && export LOCKKEEPER_TEST_ETCD=$$ETCD LOCKKEEPER_TEST_APISERVER=$$KUBE_APISERVER \
+	  LOCKKEEPER_TEST_EXTERNAL_DNS=$$EXTERNAL_DNS \
 	  && cargo test --locked -p lockkeeper --test real -- --ignored --test-threads 1 \
 	  && cargo test --locked -p lockkeeper --test parity -- --ignored --skip figures
 

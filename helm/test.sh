@@ -233,8 +233,9 @@ can operator no list namespaces
 can agent no get secret/green -n "$ns"
 can agent no get $cc
 # can-i looks a kind up first, and this API server knows no routes.
-review() { printf '{"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": {"user": "system:serviceaccount:%s:lockkeeper-operator", "resourceAttributes": {"group": "gateway.networking.k8s.io", "verb": "%s", "resource": "%s", "namespace": "%s"}}}' "$ns" "$@" | k create -o 'jsonpath={.status.allowed}' -f -; }
-at_the_edge() { check "may operator $2 $3 in $4: $1" equals "$1" review "$2" "$3" "$4"; }
+review() { printf '{"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": {"user": "system:serviceaccount:%s:lockkeeper-operator", "resourceAttributes": {"group": "%s", "verb": "%s", "resource": "%s", "namespace": "%s"}}}' "$ns" "$@" | k create -o 'jsonpath={.status.allowed}' -f -; }
+at_the_edge() { check "may operator $2 $3 in $4: $1" equals "$1" review gateway.networking.k8s.io "$2" "$3" "$4"; }
+records() { check "may operator $2 dnsendpoints in $3: $1" equals "$1" review externaldns.k8s.io "$2" dnsendpoints "$3"; }
 at_the_edge false patch httproutes default
 check "routes may be set where it is said" install "$chart" --set cutover.enabled=true,cutover.gatewayAPI.namespaces={default}
 for resource in httproutes grpcroutes tlsroutes tcproutes; do at_the_edge true patch $resource default; done
@@ -242,6 +243,12 @@ at_the_edge true get gateways default
 at_the_edge false patch gateways default
 at_the_edge false list httproutes default
 at_the_edge false patch tcproutes kube-system
+records false patch default
+check "records may be set where it is said" install "$chart" --set cutover.enabled=true,cutover.externalDNS.namespaces={default}
+records true get default
+records true patch default
+records false list default
+records false patch kube-system
 cutover() { sed "$1" "$here/../examples/clustercutover.yaml" | k create --dry-run=server --validate=strict -f -; }
 check "the example of a cutover is taken" cutover ''
 refuse "steps that do not rise" "spec.steps do not rise" cutover 's/green: 50, soak/green: 25, soak/'
@@ -251,6 +258,9 @@ refuse "the same kubeconfig twice" "name the same kubeconfig" cutover 's/blue: {
 routes='gatewayAPI: {cluster: {kubeconfigSecret: {name: edge}}, routes: [{namespace: shop, name: web}], blue: {name: blue}, green: {name: green}}'
 check "routes of a Gateway instead" cutover "/^    haproxy:/,/^      green:/c\\    $routes"
 check "routes beside an HAProxy" cutover "s/^    haproxy:/    $routes\n&/"
+records='externalDNS: {cluster: {thisCluster: true}, namespace: edge, name: shop, blue: blue, green: green}'
+check "records of external-dns instead" cutover "/^    haproxy:/,/^      green:/c\\    $records"
+refuse "records without a colour" "green" cutover "/^    haproxy:/,/^      green:/c\\    ${records/, green: green/}"
 refuse "nothing that moves the traffic" "spec.traffic must name what moves" cutover '/^    haproxy:/,/^      green:/d; s/^  traffic:.*/  traffic: {}/'
 refuse "routes of no cluster" "give exactly one" cutover "/^    haproxy:/,/^      green:/c\\    ${routes/kubeconfigSecret: {name: edge\}/}"
 refuse "no cluster" "give exactly one" cutover 's/blue: {thisCluster: true}/blue: {}/'

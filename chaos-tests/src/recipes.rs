@@ -183,6 +183,20 @@ pub const CONTOUR: Recipe = Recipe {
     cold: "about 4 minutes",
 };
 
+/// Publishes DNS records from objects, with their CRD. Built for the tests with real parts alone.
+pub const EXTERNAL_DNS: Recipe = Recipe {
+    what: "external-dns",
+    version: "v0.21.0",
+    module: module!("external-dns"),
+    commands: &[("external-dns", "sigs.k8s.io/external-dns")],
+    files: &[(
+        "sigs.k8s.io/external-dns",
+        "config/crd/standard/dnsendpoints.externaldns.k8s.io.yaml",
+    )],
+    kubernetes_version: false,
+    cold: "about 10 minutes",
+};
+
 /// The recipe of something at a version.
 pub fn recipe(what: &str, version: &str) -> Result<&'static Recipe> {
     if let Some(found) = RECIPES
@@ -230,7 +244,7 @@ mod tests {
 
     #[test]
     fn every_module_requires_what_its_recipe_says() {
-        for recipe in RECIPES.iter().chain([&CONTOUR]) {
+        for recipe in RECIPES.iter().chain([&CONTOUR, &EXTERNAL_DNS]) {
             assert!(
                 recipe.module.go_mod.contains(recipe.version),
                 "{} {}",

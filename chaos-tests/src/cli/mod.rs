@@ -58,7 +58,11 @@ enum Command {
     /// Build all binaries that are missing.
     Build,
     /// Print where built programs lie, as lines for a shell: ETCD, KUBE_APISERVER, KUBECTL, HELM.
-    Env,
+    Env {
+        /// Also what only the tests with real parts need: EXTERNAL_DNS.
+        #[arg(long)]
+        real: bool,
+    },
     /// Print a folder that holds etcd, etcdctl, etcdutl and versitygw.
     BinDir,
     /// Bring up a cluster, install Lockkeeper, upgrade it on the screen, and leave it up; with --cutover, traffic that
@@ -230,7 +234,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             on_this_thread(crate::s3_proxy::serve(listen, to, control))?;
         }
         Command::Build => build_all()?,
-        Command::Env => print!("{}", paths::env()?),
+        Command::Env { real } => print!("{}", paths::env(real)?),
         Command::BinDir => println!("{}", paths::bin_dir()?.display()),
         Command::Demo(wanted) => {
             interrupt::listen()?;

@@ -7,12 +7,12 @@ use anyhow::{Context, Result};
 use crate::build;
 use crate::cache::Cache;
 use crate::progress::Progress;
-use crate::recipes::{self, ETCD, Recipe, START};
+use crate::recipes::{self, ETCD, EXTERNAL_DNS, Recipe, START};
 
-/// Lines for a shell's `eval`.
-pub(super) fn env() -> Result<String> {
+/// Lines for a shell's `eval`. `real`: with what only the tests with real parts need.
+pub(super) fn env(real: bool) -> Result<String> {
     let cache = Cache::open()?;
-    let wanted = [
+    let mut wanted = vec![
         ("ETCD", recipes::recipe("etcd", ETCD)?, "etcd"),
         (
             "KUBE_APISERVER",
@@ -22,7 +22,11 @@ pub(super) fn env() -> Result<String> {
         ("KUBECTL", recipes::recipe("kubernetes", START)?, "kubectl"),
         ("HELM", recipes::only("helm")?, "helm"),
     ];
-    make(&cache, &wanted.map(|(_, recipe, _)| recipe))?;
+    if real {
+        wanted.push(("EXTERNAL_DNS", &EXTERNAL_DNS, "external-dns"));
+    }
+    let recipes: Vec<_> = wanted.iter().map(|(_, recipe, _)| *recipe).collect();
+    make(&cache, &recipes)?;
     let mut text = String::new();
     for (name, recipe, program) in wanted {
         let path = build::binary(&cache, recipe, program)?;

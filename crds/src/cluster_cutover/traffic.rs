@@ -320,7 +320,8 @@ pub struct ExternalDnsTraffic {
     /// Of green's.
     #[schemars(length(min = 1, max = 128))]
     pub green: String,
-    /// What the provider calls a weight among `providerSpecific`.
+    /// What the provider calls a weight among `providerSpecific`. external-dns drops what bears another provider's name
+    /// before the `/`.
     #[serde(default = "weight_property")]
     #[schemars(length(min = 1, max = 253))]
     pub weight_property: String,

@@ -144,6 +144,14 @@ impl Driver {
         })
     }
 
+    /// The weighted records among its parts.
+    pub(crate) fn external_dns(&self) -> Option<&ExternalDns> {
+        self.0.iter().find_map(|part| match part {
+            Part::ExternalDns(records) => Some(records),
+            _ => None,
+        })
+    }
+
     /// Which targets it moves, one a line. Two cutovers that have a line in common would fight.
     ///
     /// Caveat: one target under two names (an address and its DNS name) is two lines.

@@ -1,7 +1,7 @@
 //! `lockkeeper parity` and cutovers between two real clusters, each an etcd and an API server.
 //!
 //! Ignored unless asked for, since they need binaries:
-//! `LOCKKEEPER_TEST_ETCD=… LOCKKEEPER_TEST_APISERVER=… cargo test -p lockkeeper --test parity -- --ignored --skip figures`
+//! `LOCKKEEPER_TEST_ETCD=… LOCKKEEPER_TEST_APISERVER=… LOCKKEEPER_TEST_EXTERNAL_DNS=… cargo test -p lockkeeper --test parity -- --ignored --skip figures`
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)] // Tests and their helpers only.
 
@@ -9,6 +9,7 @@
 #[allow(dead_code)] // Shared with tests that kill servers.
 mod cluster;
 mod cutover;
+mod external_dns;
 mod figures;
 mod gates;
 mod prometheus;

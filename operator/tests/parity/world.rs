@@ -1,6 +1,7 @@
 //! Two clusters, what is put into them, and `lockkeeper parity` run on them.
 
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use kube::Client;
@@ -57,16 +58,27 @@ impl Pair {
         self.blue.lockkeeper()
     }
 
+    pub(crate) fn log(&self, name: &str) -> Stdio {
+        self.blue.log(name)
+    }
+
     /// Ours, in blue.
     pub(crate) async fn install_crds(&self) {
+        let ours: Vec<Value> = lockkeeper_crds::all()
+            .iter()
+            .map(|crd| serde_json::to_value(crd).unwrap())
+            .collect();
+        self.install(&ours, "/apis/lockkeeper.dev/v1alpha1/clustercutovers")
+            .await;
+    }
+
+    /// CRDs in blue, until one of them is served.
+    pub(crate) async fn install(&self, crds: &[Value], served: &str) {
         let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-        for crd in lockkeeper_crds::all() {
-            self.create(Side::Blue, path, &serde_json::to_value(&crd).unwrap())
-                .await;
+        for crd in crds {
+            self.create(Side::Blue, path, crd).await;
         }
-        let served = http::Request::get("/apis/lockkeeper.dev/v1alpha1/clustercutovers")
-            .body(vec![])
-            .unwrap();
+        let served = http::Request::get(served).body(vec![]).unwrap();
         let end = Instant::now() + Duration::from_secs(30);
         while let Err(error) = self.client(Side::Blue).request::<Value>(served.clone()).await {
             assert!(Instant::now() < end, "{error}");
@@ -218,7 +230,6 @@ pub(crate) fn deployment(name: &str, replicas: u32) -> Value {
 
 /// Runs a program to its end, looking at its memory meanwhile.
 pub(crate) async fn run(mut command: Command) -> Ran {
-    use std::process::Stdio;
     let began = Instant::now();
     command
         .stdin(Stdio::null())

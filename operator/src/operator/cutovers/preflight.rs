@@ -14,9 +14,9 @@ use super::parity::{BEING_COMPARED, Parity};
 use super::rights::{self, Right};
 use super::seldom::Seldom;
 use super::{capacity, controllers};
-use crate::api::ApiError;
+use crate::api::{ApiError, ApiServers};
 use crate::operator::act::Hands;
-use crate::traffic::{Driver, GatewayApi};
+use crate::traffic::Driver;
 
 /// The minors that Lockkeeper knows (ARCHITECTURE.md).
 const MINORS: std::ops::RangeInclusive<u32> = 33..=37;
@@ -85,10 +85,21 @@ pub(super) async fn look(at: &Looked<'_>, seldom: &mut Seldom) -> (Vec<crds::Che
             )
         });
     }
-    let gateway = ground.driver.as_ref().ok().and_then(Driver::gateway_api);
-    if let (Some(traffic), Some(driver)) = (&spec.traffic.gateway_api, gateway) {
-        let question = async { vec![of_edge(traffic, driver).await] };
-        checks.extend(seldom.ask("edge", question).await);
+    let driver = ground.driver.as_ref().ok();
+    let routes = driver.and_then(Driver::gateway_api);
+    if let (Some(traffic), Some(routes)) = (&spec.traffic.gateway_api, routes) {
+        let question = async {
+            let needed = rights::of_routes(traffic, &routes.gateways().await);
+            vec![of_edge(Edge::Routes, &traffic.cluster, routes.edge(), &needed).await]
+        };
+        checks.extend(seldom.ask("routes", question).await);
+    }
+    let records = driver.and_then(Driver::external_dns);
+    if let (Some(traffic), Some(records)) = (&spec.traffic.external_dns, records) {
+        let needed = rights::of_records(traffic);
+        let question =
+            async { vec![of_edge(Edge::Records, &traffic.cluster, records.edge(), &needed).await] };
+        checks.extend(seldom.ask("records", question).await);
     }
     checks.push(match &ground.driver {
         Err(why) => check("Traffic", CheckResult::Block, why.clone()),
@@ -209,18 +220,39 @@ async fn of_cluster(
     }
 }
 
-/// Rights in the cluster in which the routes lie.
-async fn of_edge(traffic: &crds::GatewayApiTraffic, driver: &GatewayApi) -> crds::Check {
-    let needed = rights::of_edge(traffic, &driver.gateways().await);
-    let missing = rights::lacking(driver.edge(), "the edge", &needed).await;
-    let (whose, way_out) = match &traffic.cluster.kubeconfig_secret {
+/// What moves the traffic, where it is an object of a cluster.
+#[derive(Clone, Copy)]
+enum Edge {
+    Routes,
+    Records,
+}
+
+/// Rights in the cluster in which it lies.
+async fn of_edge(
+    edge: Edge,
+    access: &crds::ClusterAccess,
+    api: &ApiServers,
+    needed: &[Right],
+) -> crds::Check {
+    let missing = rights::lacking(api, "the edge", needed).await;
+    let (name, way_out) = match edge {
+        Edge::Routes => (
+            "EdgePermissions",
+            "name the namespaces of the routes and of their gateways in the chart's cutover.gatewayAPI.namespaces",
+        ),
+        Edge::Records => (
+            "RecordsPermissions",
+            "name the namespace of the DNSEndpoint in the chart's cutover.externalDNS.namespaces",
+        ),
+    };
+    let (whose, way_out) = match &access.kubeconfig_secret {
         None => (
             "the operator's credentials for the edge, its own cluster,",
-            "name the namespaces of the routes and of their gateways in the chart's cutover.gatewayAPI.namespaces",
+            way_out,
         ),
         Some(_) => ("the credentials for the edge", "give them that right there"),
     };
-    permissions("EdgePermissions", whose, way_out, &missing)
+    permissions(name, whose, way_out, &missing)
 }
 
 /// Whether they suffice. `way_out`: where they are given.

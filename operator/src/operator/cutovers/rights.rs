@@ -128,9 +128,9 @@ fn of_freeze(freeze: &crds::Freeze) -> Vec<Right> {
     all.into_iter().map(Right::from).collect()
 }
 
-/// What is done at the edge: weights are set in routes, and their gateways are asked whether they go by them.
-/// `gateways`: namespace and name of each that a route names.
-pub(super) fn of_edge(
+/// Weights are set in routes, and their gateways are asked whether they go by them. `gateways`: namespace and name of
+/// each that a route names.
+pub(super) fn of_routes(
     traffic: &crds::GatewayApiTraffic,
     gateways: &BTreeSet<(String, String)>,
 ) -> Vec<Right> {
@@ -155,6 +155,16 @@ pub(super) fn of_edge(
             .named(name)
     });
     routes.chain(gateways).map(Right::from).collect()
+}
+
+/// Weights are set in records.
+pub(super) fn of_records(traffic: &crds::ExternalDnsTraffic) -> Vec<Right> {
+    let to = |verb| {
+        Objects::to(verb, "externaldns.k8s.io", "dnsendpoints")
+            .within(&traffic.namespace)
+            .named(&traffic.name)
+    };
+    ["get", "patch"].map(|verb| to(verb).into()).into()
 }
 
 fn of_either() -> Vec<Right> {
@@ -345,13 +355,28 @@ mod tests {
         let gateways = BTreeSet::from([("edge".to_owned(), "public".to_owned())]);
         let group = "of gateway.networking.k8s.io";
         assert_eq!(
-            texts(&of_edge(&traffic, &gateways)),
+            texts(&of_routes(&traffic, &gateways)),
             [
                 format!("get httproutes {group} shop/web"),
                 format!("patch httproutes {group} shop/web"),
                 format!("get tcproutes {group} shop/db"),
                 format!("patch tcproutes {group} shop/db"),
                 format!("get gateways {group} edge/public"),
+            ]
+        );
+    }
+
+    #[test]
+    fn records_must_be_read_and_set() {
+        let traffic = serde_json::json!({
+            "cluster": {"thisCluster": true}, "namespace": "edge", "name": "shop", "blue": "blue", "green": "green",
+        });
+        let traffic = serde_json::from_value(traffic).unwrap();
+        assert_eq!(
+            texts(&of_records(&traffic)),
+            [
+                "get dnsendpoints of externaldns.k8s.io edge/shop",
+                "patch dnsendpoints of externaldns.k8s.io edge/shop",
             ]
         );
     }

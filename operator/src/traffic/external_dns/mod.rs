@@ -70,6 +70,11 @@ impl ExternalDns {
         })
     }
 
+    /// The API of the cluster in which the object lies.
+    pub(crate) const fn edge(&self) -> &ApiServers {
+        &self.edge
+    }
+
     pub(super) fn targets(&self) -> BTreeSet<String> {
         BTreeSet::from([self.target.clone()])
     }
