@@ -25,11 +25,16 @@ use super::world::{Etcd, ObjectServer, binaries};
 #[ignore = "takes minutes and gigabytes"]
 async fn figures() {
     let Some(bin) = binaries() else { return };
-    let number = |name| std::env::var(name).ok().and_then(|n| n.parse().ok());
-    let mib: usize = number("LOCKKEEPER_TEST_MIB").unwrap_or(1024);
-    let rounds = number("LOCKKEEPER_TEST_ROUNDS").unwrap_or(3);
+    let number = |name, otherwise: u32| {
+        let said = std::env::var(name).ok();
+        said.map_or(otherwise, |n| n.parse().unwrap())
+    };
+    let (mib, rounds) = (
+        number("LOCKKEEPER_TEST_MIB", 1024),
+        number("LOCKKEEPER_TEST_ROUNDS", 3),
+    );
     let (etcd, s3) = (Etcd::start(&bin).await, ObjectServer::start(&bin).await);
-    etcd.fill_like_kubernetes(mib * 1024 / 8, 8 * 1024).await;
+    etcd.fill_like_kubernetes(mib as usize * 1024 / 8, 8 * 1024).await;
     let (keys, public, _) = Identities::generate();
     let limited = |limit| EtcdBackupStoreSpec {
         limit_bytes_per_second: limit,
@@ -82,7 +87,7 @@ async fn figures() {
     }
     restore(&bin, &store, &keys).await;
     // No longer than the shortest of what is taken beside them.
-    let long = Duration::from_secs(4) * u32::try_from(mib.div_ceil(1024)).unwrap();
+    let long = Duration::from_secs(4) * mib.div_ceil(1024);
     let alone = writes(&etcd, long).await;
     let (_, streaming) = tokio::join!(throw_away(&member), writes(&etcd, long));
     println!(

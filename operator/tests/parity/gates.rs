@@ -31,7 +31,7 @@ fn cutover(name: &str, url: &str, gates: &[Value], more: &Value) -> Value {
     object
 }
 
-fn gate(name: &str, asks: &str, how: &Value, more: &Value) -> Value {
+pub(crate) fn gate(name: &str, asks: &str, how: &Value, more: &Value) -> Value {
     let mut gate = json!({"name": name, asks: how, "intervalSeconds": 1, "passes": 2, "failures": 2});
     gate.as_object_mut()
         .unwrap()
@@ -66,22 +66,22 @@ fn found<'a>(status: &'a ClusterCutoverStatus, check: &str) -> Option<(CheckResu
     Some((check.result, &check.message))
 }
 
-fn says(status: &ClusterCutoverStatus, gate: &str, words: &str) -> bool {
+pub(crate) fn says(status: &ClusterCutoverStatus, gate: &str, words: &str) -> bool {
     status
         .gates
         .iter()
         .any(|g| g.name == gate && g.message.contains(words))
 }
 
-struct World {
-    pair: Pair,
-    api: Api<ClusterCutover>,
-    prometheus: Prometheus,
+pub(crate) struct World {
+    pub(crate) pair: Pair,
+    pub(crate) api: Api<ClusterCutover>,
+    pub(crate) prometheus: Prometheus,
     url: String,
 }
 
 impl World {
-    async fn make(&self, name: &str, gates: &[Value], more: &Value) {
+    pub(crate) async fn make(&self, name: &str, gates: &[Value], more: &Value) {
         let object = cutover(name, &self.url, gates, more);
         let object = serde_json::from_value(object).unwrap();
         self.api.create(&PostParams::default(), &object).await.unwrap();
@@ -170,7 +170,7 @@ impl World {
     }
 }
 
-async fn world() -> World {
+pub(crate) async fn world() -> World {
     let pair = Pair::start().await;
     for side in [Side::Blue, Side::Green] {
         pair.namespace(side, "shop").await;

@@ -12,6 +12,7 @@ mod cutover;
 mod external_dns;
 mod figures;
 mod gates;
+mod gates_tls;
 mod prometheus;
 mod world;
 
