@@ -11,7 +11,9 @@ mod cluster;
 mod cutover;
 mod figures;
 mod gates;
+mod kubelet;
 mod prometheus;
+mod traffic_job;
 mod world;
 
 use serde_json::json;

@@ -16,7 +16,7 @@ use super::seldom::Seldom;
 use super::{capacity, controllers};
 use crate::api::ApiError;
 use crate::operator::act::Hands;
-use crate::traffic::{Driver, GatewayApi};
+use crate::traffic::{self, Driver, GatewayApi};
 
 /// The minors that Lockkeeper knows (ARCHITECTURE.md).
 const MINORS: std::ops::RangeInclusive<u32> = 33..=37;
@@ -90,10 +90,18 @@ pub(super) async fn look(at: &Looked<'_>, seldom: &mut Seldom) -> (Vec<crds::Che
         let question = async { vec![of_edge(traffic, driver).await] };
         checks.extend(seldom.ask("edge", question).await);
     }
+    let job = ground.driver.as_ref().ok().and_then(Driver::job);
+    if let (Some(traffic), Some(driver)) = (&spec.traffic.job, job) {
+        let question = async { vec![of_job(traffic, driver).await] };
+        checks.extend(seldom.ask("job", question).await);
+    }
     checks.push(match &ground.driver {
         Err(why) => check("Traffic", CheckResult::Block, why.clone()),
         Ok(driver) => match driver.check().await {
             Ok(()) => check("Traffic", CheckResult::Pass, "it can be read and set".to_owned()),
+            Err(error) if error.is_at_work() => {
+                check("Traffic", CheckResult::Unknown, BEING_ASKED.to_owned())
+            }
             Err(error) => check("Traffic", CheckResult::Block, error.to_string()),
         },
     });
@@ -221,6 +229,23 @@ async fn of_edge(traffic: &crds::GatewayApiTraffic, driver: &GatewayApi) -> crds
         Some(_) => ("the credentials for the edge", "give them that right there"),
     };
     permissions("EdgePermissions", whose, way_out, &missing)
+}
+
+/// Rights in the cluster in which the Jobs run that move the traffic.
+async fn of_job(traffic: &crds::JobTraffic, driver: &traffic::Job) -> crds::Check {
+    let needed = rights::of_traffic_job(traffic);
+    let missing = rights::lacking(driver.cluster(), "the cluster of spec.traffic.job", &needed).await;
+    let (whose, way_out) = match &traffic.cluster.kubeconfig_secret {
+        None => (
+            "the operator's credentials for its own cluster",
+            "name the namespace in the chart's cutover.trafficJobs.namespaces",
+        ),
+        Some(_) => (
+            "the credentials for the cluster of spec.traffic.job",
+            "give them that right there",
+        ),
+    };
+    permissions("JobPermissions", whose, way_out, &missing)
 }
 
 /// Whether they suffice. `way_out`: where they are given.
