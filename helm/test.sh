@@ -257,6 +257,10 @@ refuse "the same cluster twice" "both this cluster" cutover 's/kubeconfigSecret:
 refuse "the same kubeconfig twice" "name the same kubeconfig" cutover 's/blue: {thisCluster: true}/blue: {kubeconfigSecret: {name: green}}/'
 routes='gatewayAPI: {cluster: {kubeconfigSecret: {name: edge}}, routes: [{namespace: shop, name: web}], blue: {name: blue}, green: {name: green}}'
 check "routes of a Gateway instead" cutover "/^    haproxy:/,/^      green:/c\\    $routes"
+jobs='job: {cluster: {thisCluster: true}, namespace: shop-edge, name: shop, template: {spec: {template: {spec: {containers: []}}}}}'
+check "Jobs of one's own beside it" cutover "s/^    haproxy:/    $jobs\n&/"
+check "and instead of it" cutover "/^    haproxy:/,/^      green:/c\\    $jobs"
+refuse "Jobs of a name that is none" "spec.traffic.job.name" cutover "s/^    haproxy:/    ${jobs/name: shop,/name: Shop_1,}\n&/"
 check "routes beside an HAProxy" cutover "s/^    haproxy:/    $routes\n&/"
 records='externalDNS: {cluster: {thisCluster: true}, namespace: edge, name: shop, blue: blue, green: green}'
 check "records of external-dns instead" cutover "/^    haproxy:/,/^      green:/c\\    $records"
@@ -303,6 +307,13 @@ can operator no create jobs.batch -n kube-public
 can operator yes list nodes
 can operator yes list horizontalpodautoscalers.autoscaling -n default
 can operator no list horizontalpodautoscalers.autoscaling -n kube-public
+check "Jobs may move traffic where it is said" install "$chart" --set cutover.enabled=true,cutover.trafficJobs.namespaces={default}
+can operator yes create jobs.batch -n default
+can operator yes delete jobs.batch -n default
+can operator yes list pods -n default
+can operator no delete pods -n default
+can operator no create jobs.batch -n kube-public
+can operator no list pods -n kube-public
 refuse "a namespace that is none" "jobNamespaces" render --set cutover.enabled=true,cutover.gates.jobNamespaces={Shop_1}
 
 check "the policy is about this namespace's agents" says "system:serviceaccount:$ns:lockkeeper-agent" k get validatingadmissionpolicy agent-own-node.lockkeeper.dev -o yaml

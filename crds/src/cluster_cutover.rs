@@ -212,6 +212,19 @@ impl ClusterCutoverSpec {
     }
 }
 
+/// Of a Job. The server that makes it knows its schema, and is asked before anything begins.
+fn job_template(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "required": ["spec"],
+        "maxProperties": 2,
+        "properties": {
+            "metadata": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+            "spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}
+        }
+    })
+}
+
 /// Where a kubeconfig lies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

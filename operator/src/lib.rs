@@ -9,6 +9,7 @@
 //! | [`traffic`] | the weights of two clusters' traffic, set and read back | load balancers, by their own interfaces |
 //! | [`parity`] | whether one cluster has what another has | two APIs, reading only |
 //! | [`api`] | a Kubernetes client that outlives any one API server | API servers |
+//! | `jobs` | Jobs made from a template of the user's, for gates and for traffic | nothing |
 //! | [`view`] | an upgrade on the screen | the API, reading only |
 //! | [`telemetry`] | logs, metrics, health endpoints, events | its own port |
 
@@ -16,6 +17,7 @@ pub mod agent;
 pub mod api;
 mod backoff;
 pub mod cli;
+mod jobs;
 pub mod operator;
 pub mod parity;
 pub mod rescue;

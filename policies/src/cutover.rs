@@ -114,6 +114,7 @@ fn checking(me: &Memory, wanted: &Wanted, seen: &Seen, now: DateTime<Utc>) -> Ac
     }
     match &seen.weights {
         Weights::Unknown(why) => return wait(Reason::Blocked, why.clone()),
+        Weights::NotYet(what) => return wait(Reason::Looking, what.clone()),
         weights if !weights.are(0) => {
             return wait(
                 Reason::Blocked,
@@ -332,6 +333,7 @@ fn start(side: Side, duty: &Duty) -> Option<Act> {
 fn drifted(weights: &Weights, should: u8) -> Option<Act> {
     match weights {
         Weights::Unknown(why) => Some(wait(Reason::TrafficUnknown, why.clone())),
+        Weights::NotYet(what) => Some(wait(Reason::AtWork, what.clone())),
         weights if weights.are(should) => None,
         Weights::Known(all) => Some(wait(
             Reason::WeightsChanged,

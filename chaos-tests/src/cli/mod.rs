@@ -178,6 +178,8 @@ enum Command {
         job: bool,
     },
     #[command(hide = true)]
+    Steer,
+    #[command(hide = true)]
     NodeLaunch { spec: PathBuf },
     #[command(hide = true)]
     NodeInit { spec: PathBuf },
@@ -314,6 +316,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Work { colour, job } => {
             on_this_thread(crate::edge::ledger::work(colour, job))?;
         }
+        Command::Steer => on_this_thread(crate::edge::steer::run())?,
         Command::Probe => crate::scenarios::probe()?,
     }
     Ok(ExitCode::SUCCESS)

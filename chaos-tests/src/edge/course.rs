@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use super::dns::{self, Dns, SERVERS, Server};
 use super::gateway::{self, Kind};
 use super::network::applications;
-use super::{BACKEND, Colour, Pair, Proxy, RUNTIME_API};
+use super::{BACKEND, Colour, Pair, Proxy, RUNTIME_API, steer};
 use crate::install::{Install, NAMESPACE};
 use crate::scene::Look;
 
@@ -131,6 +131,8 @@ pub enum Steers {
     Dns,
     /// Routes of the edge's Gateway, in blue's cluster.
     GatewayApi,
+    /// The edge's HAProxy, and a Job.
+    HaproxyAndJob,
 }
 
 impl Steers {
@@ -142,6 +144,13 @@ impl Steers {
                     "endpoints": [format!("{address}:{port}")], "backend": BACKEND,
                     "blue": ["blue"], "green": ["green"],
                 }})
+            }
+            Self::HaproxyAndJob => {
+                let mut both = Self::Haproxy.spec();
+                if let Some(fields) = both.as_object_mut() {
+                    fields.insert("job".to_owned(), steer::traffic());
+                }
+                both
             }
             Self::Dns => json!({"dns": {
                 "name": dns::NAME, "zone": dns::ZONE,

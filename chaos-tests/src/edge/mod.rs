@@ -14,6 +14,7 @@
 //! | `course` | a ClusterCutover, and the weights that the edge really has |
 //! | `gateway` | Contour and Envoy, with routes of the Gateway API in blue's cluster, where a scenario wants them |
 //! | `ledger` | what runs in one cluster only, and where it writes who it is |
+//! | `steer` | a Job that steers a backend of the edge's which Lockkeeper does not know |
 //! | `clients` | who asks all the time, and what they were answered |
 
 pub mod app;
@@ -25,6 +26,7 @@ pub mod ledger;
 mod network;
 mod prometheus;
 mod proxy;
+pub mod steer;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -44,7 +46,7 @@ pub use dns::Dns;
 pub use gateway::Gateway;
 pub use network::{EDGE, PROXY};
 pub use prometheus::errors_of;
-pub use proxy::{BACKEND, Proxy, RUNTIME_API};
+pub use proxy::{BACKEND, BESIDE, Proxy, RUNTIME_API};
 
 /// One of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -182,6 +184,11 @@ impl<'a> Pair<'a> {
     /// Clients at work at the edge.
     pub fn clients(&self) -> Result<Clients> {
         self.clients_of(Target::Address(PROXY))
+    }
+
+    /// Clients at work at the backend that a Job steers.
+    pub fn clients_beside(&self) -> Result<Clients> {
+        self.clients_of(Target::Address(network::BESIDE))
     }
 
     /// Clients at work at the edge's Gateway.

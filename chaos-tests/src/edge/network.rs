@@ -15,6 +15,8 @@ use crate::state::Home;
 pub const EDGE: &str = "edge";
 /// Where clients ask.
 pub const PROXY: SocketAddr = SocketAddr::V4(SocketAddrV4::new(ADDRESS, 80));
+/// Where clients ask what a Job of the scenario's steers.
+pub(super) const BESIDE: SocketAddr = SocketAddr::V4(SocketAddrV4::new(ADDRESS, 81));
 /// The edge itself.
 pub(super) const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 80, 0, 1);
 /// The edge, both clusters as others see them, and the cables: what is outside of a lab.

@@ -1,5 +1,6 @@
 //! HAProxy at the edge, as a user would run it.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -7,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::Colour;
-use super::network::{ADDRESS, EDGE, PROXY, application};
+use super::network::{ADDRESS, BESIDE as BESIDE_PROXY, EDGE, PROXY, application};
 use crate::cache::write_whole;
 use crate::network;
 use crate::process::{ProcessId, start_daemon};
@@ -16,6 +17,8 @@ use crate::state::{Home, Resource};
 
 /// The backend that has both colours' servers.
 pub const BACKEND: &str = "shop";
+/// Another, beside it: Lockkeeper knows nothing of it, a Job of the scenario's steers it.
+pub const BESIDE: &str = "beside";
 /// Where its runtime API is reached from both clusters.
 pub const RUNTIME_API: (std::net::Ipv4Addr, u16) = (ADDRESS, 9999);
 
@@ -66,9 +69,9 @@ impl Proxy {
             .context("the edge's runtime API does not answer")?
     }
 
-    /// What is set now: blue's weight and green's, asked without Lockkeeper's help, and in one answer.
-    pub async fn weights() -> Result<(u64, u64)> {
-        let answer = Self::say(&format!("show servers state {BACKEND}")).await?;
+    /// What is set now in a backend: blue's weight and green's, asked without Lockkeeper's help, and in one answer.
+    pub async fn weights(backend: &str) -> Result<(u64, u64)> {
+        let answer = Self::say(&format!("show servers state {backend}")).await?;
         let weight = |colour: Colour| {
             set_weight(&answer, colour).with_context(|| format!("the edge answers {answer:?}"))
         };
@@ -77,7 +80,12 @@ impl Proxy {
 
     /// Green's share of what is set, in percent.
     pub async fn green_share() -> Result<u8> {
-        let (blue, green) = Self::weights().await?;
+        Self::green_share_of(BACKEND).await
+    }
+
+    /// The same of another backend.
+    pub async fn green_share_of(backend: &str) -> Result<u8> {
+        let (blue, green) = Self::weights(backend).await?;
         if blue + green == 0 {
             bail!("nobody has a weight at the edge");
         }
@@ -94,12 +102,12 @@ impl Proxy {
     pub(super) async fn wait_until_both_are_up(scene: &Scene) -> Result<()> {
         scene
             .wait_for("both colours at the edge", Duration::from_secs(60), || async {
-                let state = Self::say(&format!("show servers state {BACKEND}")).await?;
+                let state = Self::say("show servers state").await?;
                 // Column 6: 2 is running.
                 let up = |line: &&str| line.split(' ').nth(5) == Some("2");
                 Ok(match state.lines().filter(up).count() {
-                    2 => Look::Done(()),
-                    count => Look::NotYet(format!("{count} of 2")),
+                    4 => Look::Done(()),
+                    count => Look::NotYet(format!("{count} of 4, in two backends")),
                 })
             })
             .await
@@ -122,19 +130,25 @@ fn text() -> String {
             application(colour)
         )
     };
+    let backend = |name: &str, bind: SocketAddr| {
+        format!(
+            "frontend to-{name}\n  bind {bind}\n  default_backend {name}\n\
+             backend {name}\n  balance roundrobin\n  option httpchk GET /healthz\n  \
+             default-server check inter 1s\n{}{}",
+            server(Colour::Blue, 100),
+            server(Colour::Green, 0),
+        )
+    };
     format!(
         "global\n  stats socket ipv4@{}:{} level admin\n\
          defaults\n  mode http\n  timeout connect 2s\n  timeout client 30s\n  timeout server 30s\n\
-         frontend metrics\n  bind {}:{}\n  http-request use-service prometheus-exporter\n\
-         frontend clients\n  bind {PROXY}\n  default_backend {BACKEND}\n\
-         backend {BACKEND}\n  balance roundrobin\n  option httpchk GET /healthz\n  \
-         default-server check inter 1s\n{}{}",
+         frontend metrics\n  bind {}:{}\n  http-request use-service prometheus-exporter\n{}{}",
         RUNTIME_API.0,
         RUNTIME_API.1,
         METRICS.0,
         METRICS.1,
-        server(Colour::Blue, 100),
-        server(Colour::Green, 0),
+        backend(BACKEND, PROXY),
+        backend(BESIDE, BESIDE_PROXY),
     )
 }
 

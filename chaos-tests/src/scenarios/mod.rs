@@ -17,6 +17,7 @@ mod cutover_freeze;
 mod cutover_gateway;
 mod cutover_haproxy;
 mod cutover_killed;
+mod cutover_several;
 mod cutover_singletons;
 mod cutover_two;
 mod cutting_over;
@@ -117,6 +118,7 @@ pub const ALL: &[Scenario] = &[
     cutover_dns::SCENARIO,
     cutover_away::SCENARIO,
     cutover_gateway::SCENARIO,
+    cutover_several::SCENARIO,
 ];
 
 /// Three nodes that have the target's images too.

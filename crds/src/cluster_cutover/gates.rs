@@ -275,23 +275,10 @@ pub struct JobGate {
     pub timeout_seconds: u32,
     /// The Job, as in a `CronJob`'s `jobTemplate`: `metadata` with labels and annotations, and `spec`. Mind that a Job is
     /// tried seven times unless its `backoffLimit` says otherwise.
-    #[schemars(schema_with = "job_template")]
+    #[schemars(schema_with = "super::job_template")]
     pub template: serde_json::Value,
 }
 
 const fn job_timeout() -> u32 {
     300
-}
-
-/// The server that makes the Job knows its schema, and is asked before anything begins.
-fn job_template(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-    schemars::json_schema!({
-        "type": "object",
-        "required": ["spec"],
-        "maxProperties": 2,
-        "properties": {
-            "metadata": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
-            "spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}
-        }
-    })
 }

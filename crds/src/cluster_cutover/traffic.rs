@@ -44,7 +44,7 @@ impl std::fmt::Display for Weights {
 /// What moves the traffic: one thing or several, which all get the same weights. A step is set when all of them say so.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.gatewayAPI) || has(self.haproxy) || has(self.dns) || has(self.externalDNS) || has(self.hook)").message("spec.traffic must name what moves the traffic: gatewayAPI, haproxy, dns, externalDNS or hook"))]
+#[x_kube(validation = Rule::new("has(self.gatewayAPI) || has(self.haproxy) || has(self.dns) || has(self.externalDNS) || has(self.hook) || has(self.job)").message("spec.traffic must name what moves the traffic: gatewayAPI, haproxy, dns, externalDNS, hook or job"))]
 pub struct Traffic {
     /// Routes of the Gateway API in a cluster at the edge.
     #[serde(default, rename = "gatewayAPI", skip_serializing_if = "Option::is_none")]
@@ -61,6 +61,9 @@ pub struct Traffic {
     /// Anything else, behind an HTTP endpoint of one's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hook: Option<HookTraffic>,
+    /// Anything else, by Jobs of one's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobTraffic>,
 }
 
 impl Traffic {
@@ -72,7 +75,8 @@ impl Traffic {
         let gateway = self.gateway_api.iter().filter_map(|g| g.cluster.secret_name());
         let external = self.external_dns.iter().filter_map(|e| e.cluster.secret_name());
         let named = hook.chain(dns).map(|secret| secret.name.as_str());
-        named.chain(gateway).chain(external).collect()
+        let job = self.job.iter().filter_map(|job| job.cluster.secret_name());
+        named.chain(gateway).chain(external).chain(job).collect()
     }
 }
 
@@ -368,4 +372,64 @@ pub struct HookTraffic {
     #[serde(default)]
     #[schemars(range(max = 172_800))]
     pub settles_in_seconds: u32,
+}
+
+/// Jobs that know how to move the traffic of a load balancer which Lockkeeper does not know: one is made from `template` each
+/// time that weights are set or read.
+///
+/// What a Job is to do stands in the environment of its containers, as `LOCKKEEPER_ACTION`:
+///
+/// - `set`: set `LOCKKEEPER_BLUE` and `LOCKKEEPER_GREEN` (percent). Set twice is set once.
+/// - `get`: change nothing.
+/// - `check`, before anything begins: change nothing, and fail where `set` could not be done.
+///
+/// Each ends with exit code 0, and one of its containers leaves `{"blue": 75, "green": 25}` as its termination message
+/// (`/dev/termination-log`): what is set by then, read at the load balancer itself and not what was asked for. Anything else says
+/// that the weights are unknown; a Job that failed is made again after some seconds.
+///
+/// One works at a time. A `get` or a `check` is told to end as soon as something is to be set. So is a `set` when something else
+/// is, and its pods are waited for until they have ended: nothing old is ever set after something new. A way back takes as long as
+/// that and a Job together, not an instant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct JobTraffic {
+    /// The cluster in which they run.
+    pub cluster: ClusterAccess,
+    /// In which namespace. Whoever may make Jobs there may use its ServiceAccounts and Secrets: give them one of their own.
+    #[schemars(
+        length(min = 1, max = 63),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+    )]
+    pub namespace: String,
+    /// What they move, in a word. They are named after it, and bear it as their label `lockkeeper.dev/traffic`; a name in a
+    /// namespace is one target.
+    #[schemars(
+        length(min = 1, max = 40),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+    )]
+    pub name: String,
+    /// The Job, as in a `CronJob`'s `jobTemplate`: `metadata` with labels and annotations, and `spec`.
+    #[schemars(schema_with = "super::job_template")]
+    pub template: serde_json::Value,
+    /// Seconds that one may take altogether (`activeDeadlineSeconds`), the pulling of its image included. A step has so much
+    /// longer to be seen.
+    #[serde(default = "job_traffic_timeout")]
+    #[schemars(range(min = 5, max = 3600))]
+    pub timeout_seconds: u32,
+    /// Seconds after which what was read last is read anew.
+    #[serde(default = "job_traffic_read_every")]
+    #[schemars(range(min = 10, max = 3600))]
+    pub read_every_seconds: u32,
+    /// How long after a change the last client heeds it, in seconds: twice the TTL where names are cached.
+    #[serde(default)]
+    #[schemars(range(max = 172_800))]
+    pub settles_in_seconds: u32,
+}
+
+const fn job_traffic_timeout() -> u32 {
+    60
+}
+
+const fn job_traffic_read_every() -> u32 {
+    30
 }

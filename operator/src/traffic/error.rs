@@ -10,6 +10,8 @@ pub enum TrafficError {
     Unreachable { target: String, detail: String },
     #[error("{target} does not obey: {detail}")]
     Refused { target: String, detail: String },
+    #[error("{target} is at work: {detail}")]
+    AtWork { target: String, detail: String },
     #[error("{target} answers what cannot be understood: {detail}")]
     Garbled { target: String, detail: String },
     #[error("{target} cannot be steered: {problem}")]
@@ -33,6 +35,12 @@ pub enum TrafficError {
 }
 
 impl TrafficError {
+    /// Nobody knows yet, and nobody has to do anything.
+    #[must_use]
+    pub const fn is_at_work(&self) -> bool {
+        matches!(self, Self::AtWork { .. })
+    }
+
     /// Short and stable, for a condition's reason and a metric's label.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
@@ -40,6 +48,7 @@ impl TrafficError {
             Self::Spec { .. } => "SpecInvalid",
             Self::Unreachable { .. } => "TrafficUnreachable",
             Self::Refused { .. } => "TrafficRefused",
+            Self::AtWork { .. } => "TrafficAtWork",
             Self::Garbled { .. } => "TrafficGarbled",
             Self::Unfit { .. } => "TrafficUnfit",
             Self::Stranger { .. } => "TrafficStranger",

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | comes in | `spec.traffic` of a `ClusterCutover`, the Secrets that it names, the [`Weights`] that are wanted |
 //! | goes out | what is set at the source of truth, as it is read there: never what was asked for |
-//! | may touch | what moves the traffic, by its own interface: of Kubernetes objects routes alone; no file |
+//! | may touch | what moves the traffic, by its own interface: of Kubernetes objects routes, records and Jobs of its own; no file |
 //!
 //! A driver remembers nothing between two calls, so that it may die at any of them. Where several parts carry the
 //! traffic all of them are set and all are read; if they differ, the weights are unknown. What is not ours is left
@@ -16,6 +16,7 @@ mod external_dns;
 mod gateway;
 mod haproxy;
 mod hook;
+mod job;
 mod part;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +34,7 @@ pub use external_dns::ExternalDns;
 pub use gateway::GatewayApi;
 pub use haproxy::Haproxy;
 pub use hook::Hook;
+pub use job::Job;
 use part::Part;
 
 /// The longest that one part of what moves the traffic may take to answer: going back is promised within 2 s, and a
@@ -126,11 +128,16 @@ impl Driver {
         if let Some(hook) = &spec.hook {
             parts.push(Part::Hook(Hook::from_spec(hook, secrets)?));
         }
+        if let Some(job) = &spec.job {
+            let api = secrets.cluster("spec.traffic.job.cluster", &job.cluster, own);
+            parts.push(Part::Job(Job::from_spec(job, api.await?)));
+        }
         if parts.is_empty() {
             return Err(TrafficError::Spec {
                 field: "spec.traffic",
-                problem: "must name what moves the traffic: gatewayAPI, haproxy, dns, externalDNS or hook"
-                    .to_owned(),
+                problem:
+                    "must name what moves the traffic: gatewayAPI, haproxy, dns, externalDNS, hook or job"
+                        .to_owned(),
             });
         }
         Ok(Self(parts))
@@ -148,6 +155,14 @@ impl Driver {
     pub(crate) fn external_dns(&self) -> Option<&ExternalDns> {
         self.0.iter().find_map(|part| match part {
             Part::ExternalDns(records) => Some(records),
+            _ => None,
+        })
+    }
+
+    /// The Jobs among its parts.
+    pub(crate) fn job(&self) -> Option<&Job> {
+        self.0.iter().find_map(|part| match part {
+            Part::Job(jobs) => Some(jobs),
             _ => None,
         })
     }
@@ -204,8 +219,10 @@ impl Driver {
     /// The weights, from the source of truth.
     ///
     /// # Errors
-    /// They are unknown: no answer, or parts of the target that differ.
+    /// They are unknown: no answer, or parts of the target that differ. [`TrafficError::AtWork`] where nothing worse is
+    /// the matter.
     pub async fn seen(&self) -> Result<Seen, TrafficError> {
+        let mut at_work = None;
         let (mut whole, mut greens, mut told) = (Vec::new(), Vec::new(), Vec::new());
         for seen in join_all(self.0.iter().map(Part::seen)).await {
             match seen {
@@ -218,8 +235,12 @@ impl Driver {
                     greens.extend(its);
                     told.push(detail);
                 }
+                Err(error) if error.is_at_work() => at_work = Some(error),
                 Err(error) => return Err(error),
             }
+        }
+        if let Some(error) = at_work {
+            return Err(error);
         }
         let one = greens.iter().all(|green| greens.first() == Some(green));
         match whole.first().map(|seen| seen.weights) {
@@ -255,6 +276,23 @@ impl Driver {
         let settle = self.0.iter().map(Part::settles_in);
         settle.max().unwrap_or_default()
     }
+
+    /// How long it may take until [`Driver::seen`] tells what [`Driver::set`] began to set, where that is long.
+    #[must_use]
+    pub fn takes(&self) -> Duration {
+        let takes = self.0.iter().map(Part::takes);
+        takes.max().unwrap_or_default()
+    }
+}
+
+/// What one of the user's own says in words: `{"blue": 75, "green": 25}`. Or what is wrong with it, without quoting it.
+fn told(words: &[u8]) -> Result<Weights, String> {
+    let weights: Weights =
+        serde_json::from_slice(words).map_err(|_| "it is not as {\"blue\": 75, \"green\": 25}")?;
+    if u16::from(weights.blue) + u16::from(weights.green) != 100 {
+        return Err(format!("{weights} is not 100 % together"));
+    }
+    Ok(weights)
 }
 
 /// The shares that two sums give, to the nearest point; what is not nothing is never said to be nothing. `None` when

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{Dns, ExternalDns, GatewayApi, Haproxy, Hook, Seen, TrafficError, Weights};
+use super::{Dns, ExternalDns, GatewayApi, Haproxy, Hook, Job, Seen, TrafficError, Weights};
 
 /// One thing that moves traffic. What its methods promise stands at those of [`Driver`](super::Driver).
 #[derive(Clone, Debug)]
@@ -18,6 +18,8 @@ pub(super) enum Part {
     GatewayApi(GatewayApi),
     /// Weighted records of external-dns.
     ExternalDns(ExternalDns),
+    /// Jobs of the user's.
+    Job(Job),
 }
 
 impl Part {
@@ -28,6 +30,7 @@ impl Part {
             Self::Hook(driver) => driver.targets(),
             Self::GatewayApi(driver) => driver.targets(),
             Self::ExternalDns(driver) => driver.targets(),
+            Self::Job(driver) => driver.targets(),
         }
     }
 
@@ -38,29 +41,28 @@ impl Part {
             Self::Hook(driver) => driver.check().await,
             Self::GatewayApi(driver) => driver.check().await,
             Self::ExternalDns(driver) => driver.check().await,
+            Self::Job(driver) => driver.check().await,
         }
     }
 
     pub(super) fn can(&self, weights: Weights) -> Result<(), TrafficError> {
         match self {
             Self::Dns(driver) => driver.can(weights),
-            Self::Haproxy(_) | Self::Hook(_) | Self::GatewayApi(_) | Self::ExternalDns(_) => Ok(()),
+            _ => Ok(()),
         }
     }
 
     pub(super) async fn prepare(&self) -> Result<Duration, TrafficError> {
         match self {
             Self::Dns(driver) => driver.prepare().await,
-            Self::Haproxy(_) | Self::Hook(_) | Self::GatewayApi(_) | Self::ExternalDns(_) => {
-                Ok(Duration::ZERO)
-            }
+            _ => Ok(Duration::ZERO),
         }
     }
 
     pub(super) async fn finish(&self) -> Result<(), TrafficError> {
         match self {
             Self::Dns(driver) => driver.finish().await,
-            Self::Haproxy(_) | Self::Hook(_) | Self::GatewayApi(_) | Self::ExternalDns(_) => Ok(()),
+            _ => Ok(()),
         }
     }
 
@@ -71,6 +73,7 @@ impl Part {
             Self::Hook(driver) => driver.seen().await,
             Self::GatewayApi(driver) => driver.seen().await,
             Self::ExternalDns(driver) => driver.seen().await,
+            Self::Job(driver) => driver.seen().await,
         }
     }
 
@@ -81,6 +84,7 @@ impl Part {
             Self::Hook(driver) => driver.set(weights).await,
             Self::GatewayApi(driver) => driver.set(weights).await,
             Self::ExternalDns(driver) => driver.set(weights).await,
+            Self::Job(driver) => driver.set(weights).await,
         }
     }
 
@@ -89,8 +93,16 @@ impl Part {
             Self::Haproxy(_) => Duration::ZERO,
             Self::GatewayApi(driver) => driver.settles_in(),
             Self::ExternalDns(driver) => driver.settles_in(),
+            Self::Job(driver) => driver.settles_in(),
             Self::Dns(driver) => driver.settles_in(),
             Self::Hook(driver) => driver.settles_in(),
+        }
+    }
+
+    pub(super) const fn takes(&self) -> Duration {
+        match self {
+            Self::Job(driver) => driver.takes(),
+            _ => Duration::ZERO,
         }
     }
 }

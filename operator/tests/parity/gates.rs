@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::TOKEN;
 use crate::cutover::{NAMESPACE, operator, secret, traffic, until};
+use crate::kubelet;
 use crate::prometheus::Prometheus;
 use crate::world::{Pair, Side, deployment};
 
@@ -118,30 +119,6 @@ impl World {
 
     fn jobs(&self) -> Api<Job> {
         Api::namespaced(self.pair.client(Side::Green), "shop")
-    }
-
-    /// What a Job's controller would write.
-    async fn ends(&self, name: &str, condition: &str) {
-        let now = "2026-11-21T22:10:00Z";
-        let mut status = json!({"startTime": now, "conditions": []});
-        let targets = if condition == "Complete" {
-            "SuccessCriteriaMet"
-        } else {
-            "FailureTarget"
-        };
-        for kind in [targets, condition] {
-            let of = json!({"type": kind, "status": "True", "reason": "BackoffLimitExceeded", "message": "it said no",
-                "lastTransitionTime": now, "lastProbeTime": now});
-            status["conditions"].as_array_mut().unwrap().push(of);
-        }
-        if condition == "Complete" {
-            status["completionTime"] = json!(now);
-        }
-        let patch = Patch::Merge(json!({"status": status}));
-        self.jobs()
-            .patch_status(name, &PatchParams::default(), &patch)
-            .await
-            .unwrap();
     }
 
     /// The one that runs for a cutover; there is never a second.
@@ -309,7 +286,7 @@ async fn gates_let_it_go_on_hold_it_and_send_it_back() {
     ];
     world.make("shop", &gates, &json!({})).await;
     let first = world.running().await;
-    world.ends(&first, "Failed").await;
+    kubelet::ends(&world.jobs(), &first, "Failed").await;
     let told = |s: &ClusterCutoverStatus| says(s, "smoke", "failed: BackoffLimitExceeded: it said no");
     until(&world.api, "shop", "told of the Job that failed", told).await;
     let second = world.running().await;
@@ -319,7 +296,7 @@ async fn gates_let_it_go_on_hold_it_and_send_it_back() {
     let nothing = |s: &ClusterCutoverStatus| says(s, "deployments", "there is no such Deployment in green");
     until(&world.api, "shop", "told that green has no Deployment", nothing).await;
     assert_eq!(world.running().await, second, "a second one was made");
-    world.ends(&second, "Complete").await;
+    kubelet::ends(&world.jobs(), &second, "Complete").await;
     let completed = |s: &ClusterCutoverStatus| says(s, "smoke", "completed");
     until(&world.api, "shop", "told of the Job that completed", completed).await;
 

@@ -13,7 +13,9 @@ mod external_dns;
 mod figures;
 mod gates;
 mod gates_tls;
+mod kubelet;
 mod prometheus;
+mod traffic_job;
 mod world;
 
 use serde_json::json;

@@ -165,6 +165,8 @@ impl Memory {
 pub enum Weights {
     /// Not every source could be read.
     Unknown(String),
+    /// They are being set or read, and will be known: which is at work. As unknown, but nobody has to do anything.
+    NotYet(String),
     /// Green's share at each source.
     Known(Vec<u8>),
 }
@@ -286,6 +288,8 @@ pub enum Reason {
     ClusterLost,
     /// The traffic cannot be read.
     TrafficUnknown,
+    /// The weights are being set or read.
+    AtWork,
     /// Somebody else has set the weights.
     WeightsChanged,
     /// What runs once is being handed over.

@@ -168,6 +168,37 @@ fn what_cannot_be_read_holds_forward_and_never_back() {
 }
 
 #[test]
+fn what_is_being_set_is_waited_for_and_calls_for_nobody() {
+    let not_yet = Seen {
+        weights: Weights::NotYet("a Job sets them".to_owned()),
+        ..seen(&[])
+    };
+    for (stage, waits) in [
+        (Stage::Checking, Reason::Looking),
+        (Stage::Step(0), Reason::AtWork),
+        (Stage::Window, Reason::AtWork),
+    ] {
+        let act = decide(&memory(stage, false), &wanted(), &not_yet, at(5));
+        assert_eq!(reason(&act), Some(waits), "{stage:?}");
+    }
+    let late = decide(&memory(Stage::Step(0), false), &wanted(), &not_yet, at(500));
+    assert!(
+        matches!(
+            late,
+            Act::Mark(Memory {
+                stage: Stage::Back,
+                ..
+            })
+        ),
+        "{late:?}"
+    );
+    assert_eq!(
+        decide(&memory(Stage::Back, false), &wanted(), &not_yet, at(5)),
+        Act::Set(0)
+    );
+}
+
+#[test]
 fn each_cause_takes_all_back_and_says_so() {
     let me = memory(Stage::Step(0), true);
     let failing = Gate {

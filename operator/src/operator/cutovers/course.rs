@@ -249,7 +249,7 @@ impl Course {
                 "nothing was built".to_owned(),
             )));
         };
-        let wanted = sight::wanted(object, ground.settles());
+        let wanted = sight::wanted(object, ground.settles(), ground.takes());
         if memory.stage == Stage::Checking && !wanted.abort {
             let others = self.hands.list_cutovers().await?;
             let looked = Looked {
@@ -391,19 +391,18 @@ impl Course {
 
     async fn set(&mut self, green: u8) {
         let driver = self.state.ground.as_ref().map(|g| &g.driver);
-        let trouble = match driver {
-            Some(Ok(driver)) => driver
-                .set(Weights::of_green(green))
-                .await
-                .err()
-                .map(|e| e.to_string()),
-            Some(Err(why)) => Some(why.clone()),
-            None => None,
+        let tried = match driver {
+            Some(Ok(driver)) => {
+                let set = driver.set(Weights::of_green(green)).await;
+                set.map_err(|error| (error.to_string(), error.is_at_work()))
+            }
+            Some(Err(why)) => Err((why.clone(), false)),
+            None => Ok(()),
         };
-        if let Some(why) = &trouble {
+        if let Err((why, false)) = &tried {
             tracing::warn!(cutover = self.name, green, why, "the weights could not be set");
         }
-        self.state.trouble = trouble;
+        self.state.trouble = tried.err().map(|(why, _)| why);
     }
 
     /// Writes down what follows, before it follows.

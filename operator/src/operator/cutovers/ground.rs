@@ -107,6 +107,11 @@ impl Ground {
         self.driver.as_ref().map_or(Duration::ZERO, Driver::settles_in)
     }
 
+    /// How long a change may be on its way, where that is long.
+    pub(super) fn takes(&self) -> Duration {
+        self.driver.as_ref().map_or(Duration::ZERO, Driver::takes)
+    }
+
     pub(super) fn targets(&self) -> BTreeSet<String> {
         self.driver.as_ref().map(Driver::targets).unwrap_or_default()
     }
@@ -127,6 +132,10 @@ impl Ground {
                 // All were read, and differ: somebody died in the middle of setting them.
                 TrafficError::Differ { greens, .. } if !greens.is_empty() => {
                     (Weights::Known(greens.clone()), Traffic::Unread(error.to_string()))
+                }
+                TrafficError::AtWork { .. } => {
+                    let what = error.to_string();
+                    (Weights::NotYet(what.clone()), Traffic::Unread(what))
                 }
                 _ => unread(error.to_string()),
             },

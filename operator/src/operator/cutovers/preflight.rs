@@ -85,26 +85,16 @@ pub(super) async fn look(at: &Looked<'_>, seldom: &mut Seldom) -> (Vec<crds::Che
             )
         });
     }
-    let driver = ground.driver.as_ref().ok();
-    let routes = driver.and_then(Driver::gateway_api);
-    if let (Some(traffic), Some(routes)) = (&spec.traffic.gateway_api, routes) {
-        let question = async {
-            let needed = rights::of_routes(traffic, &routes.gateways().await);
-            vec![of_edge(Edge::Routes, &traffic.cluster, routes.edge(), &needed).await]
-        };
-        checks.extend(seldom.ask("routes", question).await);
-    }
-    let records = driver.and_then(Driver::external_dns);
-    if let (Some(traffic), Some(records)) = (&spec.traffic.external_dns, records) {
-        let needed = rights::of_records(traffic);
-        let question =
-            async { vec![of_edge(Edge::Records, &traffic.cluster, records.edge(), &needed).await] };
-        checks.extend(seldom.ask("records", question).await);
+    if let Ok(driver) = &ground.driver {
+        of_edges(&spec.traffic, driver, &mut checks, seldom).await;
     }
     checks.push(match &ground.driver {
         Err(why) => check("Traffic", CheckResult::Block, why.clone()),
         Ok(driver) => match driver.check().await {
             Ok(()) => check("Traffic", CheckResult::Pass, "it can be read and set".to_owned()),
+            Err(error) if error.is_at_work() => {
+                check("Traffic", CheckResult::Unknown, BEING_ASKED.to_owned())
+            }
             Err(error) => check("Traffic", CheckResult::Block, error.to_string()),
         },
     });
@@ -220,11 +210,38 @@ async fn of_cluster(
     }
 }
 
-/// What moves the traffic, where it is an object of a cluster.
+/// Rights on what moves the traffic, where it is objects of a cluster.
+async fn of_edges(
+    traffic: &crds::Traffic,
+    driver: &Driver,
+    checks: &mut Vec<crds::Check>,
+    seldom: &mut Seldom,
+) {
+    if let (Some(spec), Some(routes)) = (&traffic.gateway_api, driver.gateway_api()) {
+        let question = async {
+            let needed = rights::of_routes(spec, &routes.gateways().await);
+            vec![of_edge(Edge::Routes, &spec.cluster, routes.edge(), &needed).await]
+        };
+        checks.extend(seldom.ask("routes", question).await);
+    }
+    if let (Some(spec), Some(records)) = (&traffic.external_dns, driver.external_dns()) {
+        let needed = rights::of_records(spec);
+        let question = async { vec![of_edge(Edge::Records, &spec.cluster, records.edge(), &needed).await] };
+        checks.extend(seldom.ask("records", question).await);
+    }
+    if let (Some(spec), Some(jobs)) = (&traffic.job, driver.job()) {
+        let needed = rights::of_traffic_job(spec);
+        let question = async { vec![of_edge(Edge::Jobs, &spec.cluster, jobs.cluster(), &needed).await] };
+        checks.extend(seldom.ask("jobs", question).await);
+    }
+}
+
+/// What moves the traffic, where it is objects of a cluster.
 #[derive(Clone, Copy)]
 enum Edge {
     Routes,
     Records,
+    Jobs,
 }
 
 /// Rights in the cluster in which it lies.
@@ -243,6 +260,10 @@ async fn of_edge(
         Edge::Records => (
             "RecordsPermissions",
             "name the namespace of the DNSEndpoint in the chart's cutover.externalDNS.namespaces",
+        ),
+        Edge::Jobs => (
+            "JobPermissions",
+            "name the namespace of the Jobs in the chart's cutover.trafficJobs.namespaces",
         ),
     };
     let (whose, way_out) = match &access.kubeconfig_secret {

@@ -167,6 +167,13 @@ pub(super) fn of_records(traffic: &crds::ExternalDnsTraffic) -> Vec<Right> {
     ["get", "patch"].map(|verb| to(verb).into()).into()
 }
 
+/// What is done in the cluster in which the Jobs run that move the traffic.
+pub(super) fn of_traffic_job(traffic: &crds::JobTraffic) -> Vec<Right> {
+    let jobs = ["create", "list", "delete"].map(|verb| Objects::to(verb, "batch", "jobs"));
+    let all = jobs.into_iter().chain([Objects::to("list", "", "pods")]);
+    all.map(|right| right.within(&traffic.namespace).into()).collect()
+}
+
 fn of_either() -> Vec<Right> {
     vec![
         Right::Path("/readyz"),
@@ -377,6 +384,22 @@ mod tests {
             [
                 "get dnsendpoints of externaldns.k8s.io edge/shop",
                 "patch dnsendpoints of externaldns.k8s.io edge/shop",
+            ]
+        );
+    }
+
+    #[test]
+    fn jobs_that_move_traffic_are_made_found_and_removed_and_their_pods_are_read() {
+        let traffic = serde_json::json!({
+            "cluster": {"thisCluster": true}, "namespace": "edge", "name": "shop", "template": {"spec": {}},
+        });
+        assert_eq!(
+            texts(&of_traffic_job(&serde_json::from_value(traffic).unwrap())),
+            [
+                "create jobs of batch in namespace edge",
+                "list jobs of batch in namespace edge",
+                "delete jobs of batch in namespace edge",
+                "list pods in namespace edge",
             ]
         );
     }

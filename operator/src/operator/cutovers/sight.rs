@@ -9,14 +9,18 @@ use lockkeeper_policies::cutover::{Budget, Memory, Side, Spent, Stage, Step, Wan
 
 use crate::operator::wanted::{chrono_time, kube_time};
 
-/// How long weights may take to be seen where they were set, twice the TTL aside: a server that restarts, or a
+/// How long weights may take to be seen where they were set, twice the TTL and Jobs aside: a server that restarts, or a
 /// gateway that programs its proxies, takes seconds.
 const TAKES: TimeDelta = TimeDelta::seconds(60);
 
-/// The wish. `settles`: twice the TTL of what moves the traffic.
-pub(super) fn wanted(object: &crds::ClusterCutover, settles: Duration) -> Wanted {
+/// The wish. Of what moves the traffic, `settles`: twice its TTL; `takes`: how long a change may be on its way.
+pub(super) fn wanted(object: &crds::ClusterCutover, settles: Duration, takes: Duration) -> Wanted {
     let spec = &object.spec;
     let settles = TimeDelta::from_std(settles).unwrap_or(TimeDelta::MAX);
+    let takes = TimeDelta::from_std(takes).unwrap_or(TimeDelta::MAX);
+    let takes = TAKES
+        .checked_add(&takes)
+        .and_then(|takes| takes.checked_add(&settles));
     let loss = |on: OnLoss| match on {
         OnLoss::Hold => WhenLost::Hold,
         OnLoss::GoBack => WhenLost::GoBack,
@@ -40,7 +44,7 @@ pub(super) fn wanted(object: &crds::ClusterCutover, settles: Duration) -> Wanted
             failing_seconds: budget.and_then(|b| b.failing_seconds).map(u64::from),
         },
         window: TimeDelta::seconds(spec.rollback_window_seconds.into()),
-        takes: TAKES.checked_add(&settles).unwrap_or(TimeDelta::MAX),
+        takes: takes.unwrap_or(TimeDelta::MAX),
         settles,
         lost_after: TimeDelta::seconds(spec.when_lost.after_seconds.into()),
         blue_lost: loss(spec.when_lost.blue),
@@ -199,15 +203,15 @@ mod tests {
     #[test]
     fn a_deletion_is_an_abort() {
         let mut object = object();
-        assert!(!wanted(&object, Duration::ZERO).abort);
+        assert!(!wanted(&object, Duration::ZERO, Duration::ZERO).abort);
         object.metadata.deletion_timestamp = kube_time(Utc::now());
-        assert!(wanted(&object, Duration::ZERO).abort);
+        assert!(wanted(&object, Duration::ZERO, Duration::ZERO).abort);
     }
 
     #[test]
-    fn a_slow_dns_has_longer_to_take_the_weights() {
-        let wanted = wanted(&object(), Duration::from_secs(600));
+    fn what_is_slow_has_longer_to_take_the_weights() {
+        let wanted = wanted(&object(), Duration::from_secs(600), Duration::from_secs(90));
         assert_eq!(wanted.settles, TimeDelta::seconds(600));
-        assert_eq!(wanted.takes, TimeDelta::seconds(660));
+        assert_eq!(wanted.takes, TimeDelta::seconds(750));
     }
 }

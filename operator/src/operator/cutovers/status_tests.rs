@@ -42,7 +42,7 @@ fn built(
     build(&Facts {
         object: &object,
         memory: &memory,
-        wanted: &sight::wanted(&object, std::time::Duration::ZERO),
+        wanted: &sight::wanted(&object, std::time::Duration::ZERO, std::time::Duration::ZERO),
         seen: &seen(),
         act,
         traffic,
@@ -123,6 +123,13 @@ fn one_wait_for_settled_returns_on_every_end_and_wherever_a_person_is_wanted() {
             Stage::Step(0),
             wait(Reason::Soaking),
             "False Soaking",
+            "False NotStalled",
+            "False Shifting",
+        ),
+        (
+            Stage::Step(0),
+            wait(Reason::AtWork),
+            "False AtWork",
             "False NotStalled",
             "False Shifting",
         ),

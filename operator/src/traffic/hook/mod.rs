@@ -10,7 +10,7 @@ use http::{HeaderValue, header};
 use lockkeeper_crds::HookTraffic;
 use reqwest::{Client, RequestBuilder, Response, Url, redirect};
 
-use super::{Secrets, Seen, TrafficError, Weights};
+use super::{Secrets, Seen, TrafficError, Weights, told};
 use crate::trust;
 
 /// The longest that the endpoint may take: it asks a load balancer's own API, across the world perhaps.
@@ -99,16 +99,11 @@ impl Hook {
         while let Some(piece) = answer.chunk().await.map_err(|error| self.unreachable(error))? {
             body.extend_from_slice(&piece);
             if body.len() > LONGEST {
-                return Err(garbled("the answer is longer than 4 KiB"));
+                return Err(garbled("it is longer than 4 KiB"));
             }
         }
-        let weights: Weights = serde_json::from_slice(&body)
-            .map_err(|_| garbled("the answer is not as {\"blue\": 75, \"green\": 25}"))?;
-        if u16::from(weights.blue) + u16::from(weights.green) != 100 {
-            return Err(garbled(&format!("{weights} is not 100 % together")));
-        }
         Ok(Seen {
-            weights,
+            weights: told(&body).map_err(|why| garbled(&why))?,
             from: self.target(),
         })
     }

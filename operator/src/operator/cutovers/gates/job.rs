@@ -9,15 +9,16 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use k8s_openapi::api::batch::v1 as batch;
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, PostParams};
+use kube::ResourceExt as _;
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams, PostParams};
 use lockkeeper_crds::JobGate;
-use serde_json::{Map, Value, json};
-use sha2::{Digest as _, Sha256};
+use serde_json::json;
 use tokio::time::sleep;
 
 use super::cel::allowed;
 use super::{Answer, Hindrance, Outcome, Reach};
 use crate::api::{ApiError, ApiServers};
+use crate::jobs;
 use crate::operator::cutovers::rights::Objects;
 
 /// The UID of the cutover.
@@ -30,9 +31,7 @@ const ASKED: &str = "lockkeeper.dev/gate-asked-at";
 const EVERY: Duration = Duration::from_secs(1);
 /// After its time the cluster ends it; a controller that does not within so long is not at work.
 const GRACE: TimeDelta = TimeDelta::seconds(30);
-/// A finished one stays so long for its logs, unless the template says otherwise.
-const KEPT: i64 = 3600;
-/// And no shorter, whatever the template says: its end must be seen.
+/// A finished one stays no shorter, whatever the template says: its end must be seen.
 const SEEN: i64 = 60;
 
 /// Asks by Jobs.
@@ -167,7 +166,7 @@ impl Job {
         let what = format!("list the Jobs of gate {} in {}", self.gate, self.spec.cluster);
         let found = api.within(what, jobs.list(&params)).await;
         let found = found.map_err(|e| e.to_string())?;
-        Ok(found.items.into_iter().filter_map(made).collect())
+        Ok(found.items.iter().filter_map(made).collect())
     }
 
     async fn create(
@@ -177,44 +176,28 @@ impl Job {
         now: DateTime<Utc>,
         params: &PostParams,
     ) -> Result<(), ApiError> {
-        let resource = ApiResource::erase::<batch::Job>(&());
-        let jobs: Api<DynamicObject> = Api::namespaced_with(api.client(), &self.spec.namespace, &resource);
+        let jobs = jobs::api(api.client(), &self.spec.namespace);
         let what = format!("make a Job of gate {} in {}", self.gate, self.spec.cluster);
         let job = self.build(round, now);
         let call = async { jobs.create(params, &job.map_err(kube::Error::SerdeError)?).await };
         api.within(what, call).await.map(drop)
     }
 
-    /// What the template says, and what we must find again.
     fn build(&self, round: u64, now: DateTime<Utc>) -> Result<DynamicObject, serde_json::Error> {
-        let template = |key: &str| match self.spec.template.get(key) {
-            Some(Value::Object(fields)) => fields.clone(),
-            _ => Map::new(),
+        let frame = jobs::Frame {
+            name: self.name(round),
+            namespace: &self.spec.namespace,
+            labels: json!({CUTOVER: self.owner, GATE: self.gate, ROUND: round.to_string()}),
+            asked: (ASKED, now),
+            timeout_seconds: self.spec.timeout_seconds,
+            seen_seconds: SEEN,
         };
-        let mut metadata = template("metadata");
-        let labels = json!({CUTOVER: self.owner, GATE: self.gate, ROUND: round.to_string()});
-        let asked = now.to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
-        add(&mut metadata, "labels", labels);
-        add(&mut metadata, "annotations", json!({ASKED: asked}));
-        metadata.remove("generateName");
-        metadata.insert("name".to_owned(), json!(self.name(round)));
-        metadata.insert("namespace".to_owned(), json!(self.spec.namespace));
-        let mut spec = template("spec");
-        let number = |spec: &Map<String, Value>, key: &str| spec.get(key).and_then(Value::as_i64);
-        let limit = i64::from(self.spec.timeout_seconds);
-        let limit = number(&spec, "activeDeadlineSeconds").map_or(limit, |own| own.min(limit));
-        let kept = number(&spec, "ttlSecondsAfterFinished").map_or(KEPT, |own| own.max(SEEN));
-        spec.insert("activeDeadlineSeconds".to_owned(), json!(limit));
-        spec.insert("ttlSecondsAfterFinished".to_owned(), json!(kept));
-        serde_json::from_value(json!({
-            "apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec,
-        }))
+        jobs::build(&self.spec.template, frame)
     }
 
     /// Short enough for its pods' labels; another for each cutover.
     fn name(&self, round: u64) -> String {
-        let hash = Sha256::digest(format!("{}/{}", self.owner, self.gate));
-        let hash: String = hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        let hash = jobs::short_hash(&format!("{}/{}", self.owner, self.gate));
         let gate: String = self.gate.chars().take(40).collect();
         format!("{gate}-{hash}-{round}")
     }
@@ -232,42 +215,13 @@ impl Job {
     }
 }
 
-/// Into a map of a map; what is there under another key stays.
-fn add(metadata: &mut Map<String, Value>, key: &str, more: Value) {
-    let there = metadata.entry(key).or_insert_with(|| json!({}));
-    if let (Value::Object(there), Value::Object(more)) = (there, more) {
-        there.extend(more);
-    }
-}
-
 /// None: it bears no number, and is not ours.
-fn made(job: batch::Job) -> Option<Made> {
-    let metadata = job.metadata;
-    let round = metadata.labels.as_ref()?.get(ROUND)?.parse().ok()?;
-    let asked = metadata
-        .annotations
-        .as_ref()
-        .and_then(|a| a.get(ASKED)?.parse().ok());
-    let conditions = job.status.and_then(|s| s.conditions).unwrap_or_default();
-    let end = conditions
-        .into_iter()
-        .filter(|c| c.status == "True")
-        .find_map(|c| match &*c.type_ {
-            "Complete" => Some(Ok(())),
-            "Failed" => {
-                let words = [c.reason, c.message].into_iter().flatten();
-                Some(Err(words
-                    .filter(|w| !w.is_empty())
-                    .collect::<Vec<_>>()
-                    .join(": ")))
-            }
-            _ => None,
-        });
+fn made(job: &batch::Job) -> Option<Made> {
     Some(Made {
-        name: metadata.name?,
-        round,
-        asked,
-        end,
+        name: job.metadata.name.clone()?,
+        round: job.labels().get(ROUND)?.parse().ok()?,
+        asked: jobs::asked(job, ASKED),
+        end: jobs::end(job).map(|end| end.result),
     })
 }
 
@@ -275,23 +229,14 @@ fn made(job: batch::Job) -> Option<Made> {
 mod tests {
     use super::*;
 
-    fn gate(template: &Value) -> Job {
-        let spec =
-            json!({"cluster": "Green", "namespace": "shop", "timeoutSeconds": 60, "template": template});
-        Job::new(&serde_json::from_value(spec).unwrap(), "smoke", "u-1")
-    }
-
-    fn built(template: &Value) -> Value {
-        let now = DateTime::from_timestamp(1_763_700_000, 0).unwrap();
-        serde_json::to_value(gate(template).build(3, now).unwrap()).unwrap()
-    }
-
     #[test]
-    fn the_template_is_kept_and_what_must_be_found_again_is_added() {
-        let job = built(&json!({
-            "metadata": {"labels": {"team": "a", GATE: "another"}, "name": "mine"},
-            "spec": {"backoffLimit": 0, "activeDeadlineSeconds": 30, "ttlSecondsAfterFinished": 0, "new": {"field": 1}},
-        }));
+    fn what_must_be_found_again_is_its_name_and_its_labels() {
+        let spec = json!({"cluster": "Green", "namespace": "shop", "timeoutSeconds": 60, "template": {
+            "metadata": {"labels": {"team": "a", GATE: "another"}, "name": "mine"}, "spec": {},
+        }});
+        let gate = Job::new(&serde_json::from_value(spec).unwrap(), "smoke", "u-1");
+        let now = DateTime::from_timestamp(1_763_700_000, 0).unwrap();
+        let job = serde_json::to_value(gate.build(3, now).unwrap()).unwrap();
         let name = job["metadata"]["name"].as_str().unwrap();
         assert!(
             name.starts_with("smoke-") && name.ends_with("-3") && name.len() < 20,
@@ -301,30 +246,7 @@ mod tests {
             job["metadata"]["labels"],
             json!({"team": "a", CUTOVER: "u-1", GATE: "smoke", ROUND: "3"})
         );
-        assert_eq!(job["metadata"]["annotations"][ASKED], "2025-11-21T04:40:00.000Z");
-        assert_eq!(job["spec"]["new"]["field"], 1);
-        assert_eq!(job["spec"]["activeDeadlineSeconds"], 30);
-        assert_eq!(job["spec"]["ttlSecondsAfterFinished"], SEEN);
-        let job = built(&json!({"spec": {"activeDeadlineSeconds": 90}}));
-        assert_eq!(job["spec"]["activeDeadlineSeconds"], 60);
-        assert_eq!(job["spec"]["ttlSecondsAfterFinished"], KEPT);
-    }
-
-    #[test]
-    fn an_end_is_what_its_conditions_say_for_certain() {
-        let of = |conditions: Value| {
-            let job = json!({"metadata": {"name": "j", "labels": {ROUND: "2"}}, "spec": {"template": {}},
-                "status": {"conditions": conditions}});
-            made(serde_json::from_value(job).unwrap()).unwrap().end
-        };
-        assert_eq!(of(json!([])), None);
-        assert_eq!(of(json!([{"type": "FailureTarget", "status": "True"}])), None);
-        assert_eq!(of(json!([{"type": "Complete", "status": "False"}])), None);
-        assert_eq!(of(json!([{"type": "Complete", "status": "True"}])), Some(Ok(())));
-        let failed = json!([{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "message": "too often"}]);
-        assert_eq!(
-            of(failed),
-            Some(Err("BackoffLimitExceeded: too often".to_owned()))
-        );
+        let found = made(&serde_json::from_value(job).unwrap()).unwrap();
+        assert_eq!((found.round, found.asked, found.end), (3, Some(now), None));
     }
 }
