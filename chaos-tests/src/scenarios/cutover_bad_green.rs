@@ -2,7 +2,8 @@
 //! requests to green sees it, or one that asks a Prometheus which counts at the edge.
 //!
 //! Seen failing: with gates whose failed rounds do not count ("waited 60 s for shop to end; seen last: Shifting: gate shop
-//! has passed 0 of 2 times: 2 of 20 requests failed, one with: status 500").
+//! has passed 0 of 2 times: 2 of 20 requests failed, one with: status 500"); with a query whose value may be out of its bounds
+//! ("shop settled as Some("Completed"), not RolledBack").
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,7 @@
 //! Why traffic could not be moved or seen, as sentences that name the target and the way out.
 
+use crate::api::ApiError;
+
 /// What stands in the way of a driver. No field ever holds a Secret's content.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)] // Each sentence says what its fields are.
@@ -35,6 +37,16 @@ pub enum TrafficError {
 }
 
 impl TrafficError {
+    /// What an error of a cluster's API means for what is steered there.
+    pub(super) fn of_api(target: &str, error: &ApiError) -> Self {
+        let (target, detail) = (target.to_owned(), error.to_string());
+        if error.is_unanswered() {
+            Self::Unreachable { target, detail }
+        } else {
+            Self::Refused { target, detail }
+        }
+    }
+
     /// Nobody knows yet, and nobody has to do anything.
     #[must_use]
     pub const fn is_at_work(&self) -> bool {

@@ -285,6 +285,14 @@ impl Driver {
     }
 }
 
+/// A cluster in which something is steered, for a person.
+fn place(cluster: &ClusterAccess) -> String {
+    cluster.secret_name().map_or_else(
+        || "this cluster".to_owned(),
+        |secret| format!("the cluster of Secret {secret}"),
+    )
+}
+
 /// What one of the user's own says in words: `{"blue": 75, "green": 25}`. Or what is wrong with it, without quoting it.
 fn told(words: &[u8]) -> Result<Weights, String> {
     let weights: Weights =

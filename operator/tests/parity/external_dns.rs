@@ -1,4 +1,6 @@
 //! A cutover by weighted records, with a real external-dns in front of a DNS provider of this test's own.
+//!
+//! Seen failing: with a driver that takes what is written for what was read, "not waiting for external-dns".
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

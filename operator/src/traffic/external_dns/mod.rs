@@ -20,12 +20,13 @@ use kube::core::{ApiResource, GroupVersionKind};
 use lockkeeper_crds::ExternalDnsTraffic;
 use serde_json::json;
 
-use super::{ANSWER_LIMIT, Seen, TrafficError, Weights};
+use super::{ANSWER_LIMIT, Seen, TrafficError, Weights, place};
 use crate::api::{ApiError, ApiServers, within};
 use records::Colours;
 
 /// Who sets the records, as `managedFields` tells it.
 const FIELD_MANAGER: &str = "lockkeeper-cutover";
+const UNREAD: &str = "external-dns has not read its newest weights yet";
 /// How often weights are set on what was read, when somebody else writes in between: external-dns writes its status once
 /// after each change.
 const TRIES: usize = 3;
@@ -54,10 +55,7 @@ impl std::fmt::Debug for ExternalDns {
 impl ExternalDns {
     /// `edge`: the API of the cluster in which the object lies.
     pub(super) fn from_spec(spec: &ExternalDnsTraffic, edge: ApiServers) -> Result<Self, TrafficError> {
-        let place = spec.cluster.secret_name().map_or_else(
-            || "this cluster".to_owned(),
-            |secret| format!("the cluster of Secret {secret}"),
-        );
+        let place = place(&spec.cluster);
         let gvk = GroupVersionKind::gvk("externaldns.k8s.io", "v1alpha1", "DNSEndpoint");
         let resource = ApiResource::from_gvk(&gvk);
         Ok(Self {
@@ -83,10 +81,17 @@ impl ExternalDns {
         self.settles_in
     }
 
-    /// Applies what is there, and nothing of it: whether we may is known then.
+    /// Applies what is there, and nothing of it: whether we may is known then. What external-dns has not read by now it may
+    /// never read.
     pub(super) async fn check(&self) -> Result<(), TrafficError> {
-        let weights = self.seen().await?.weights;
         let found = self.read().await?;
+        let weights = records::shares(&found, &self.colours, &self.target)?;
+        if !records::was_read(&found) {
+            return Err(TrafficError::Refused {
+                target: self.target.clone(),
+                detail: format!("{UNREAD}: is it at work, and does it look at this object?"),
+            });
+        }
         let applied = self.apply(&found, weights, true).await;
         applied.map_err(|error| self.failed(&error))
     }
@@ -95,10 +100,9 @@ impl ExternalDns {
         let found = self.read().await?;
         let weights = records::shares(&found, &self.colours, &self.target)?;
         if !records::was_read(&found) {
-            return Err(TrafficError::Refused {
+            return Err(TrafficError::AtWork {
                 target: self.target.clone(),
-                detail: "external-dns has not read its newest weights yet: it does so every --interval, or at once with --events"
-                    .to_owned(),
+                detail: format!("{UNREAD}; it does so every --interval, or at once with --events"),
             });
         }
         Ok(Seen {
@@ -159,11 +163,6 @@ impl ExternalDns {
     }
 
     fn failed(&self, error: &ApiError) -> TrafficError {
-        let (target, detail) = (self.target.clone(), error.to_string());
-        if error.is_unanswered() {
-            TrafficError::Unreachable { target, detail }
-        } else {
-            TrafficError::Refused { target, detail }
-        }
+        TrafficError::of_api(&self.target, error)
     }
 }

@@ -32,7 +32,7 @@ use serde_json::json;
 use tokio::sync::OnceCell;
 use tokio::time::{sleep, timeout};
 
-use super::{ANSWER_LIMIT, Seen, TrafficError, Weights};
+use super::{ANSWER_LIMIT, Seen, TrafficError, Weights, place};
 use crate::api::{ApiError, ApiServers, within};
 use rules::{Colours, Share};
 use taken::GatewayRef;
@@ -113,10 +113,7 @@ impl GatewayApi {
                 problem: "is empty: name the routes whose backends are blue and green".to_owned(),
             });
         }
-        let place = spec.cluster.secret_name().map_or_else(
-            || "this cluster".to_owned(),
-            |secret| format!("the cluster of Secret {secret}"),
-        );
+        let place = place(&spec.cluster);
         let routes = spec.routes.iter().map(|named| Route {
             named: named.clone(),
             api: OnceCell::new(),
@@ -305,7 +302,9 @@ impl GatewayApi {
         let api: Api<DynamicObject> = Api::namespaced_with(self.edge.client(), &gateway.namespace, &kind);
         let target = format!("Gateway {}/{}", gateway.namespace, gateway.name);
         let found = self.call(format!("read {target}"), api.get(&gateway.name));
-        let found = found.await.map_err(|error| failed_at(&target, &error))?;
+        let found = found
+            .await
+            .map_err(|error| TrafficError::of_api(&target, &error))?;
         taken::programmed(&found).map_err(|detail| TrafficError::Refused { target, detail })
     }
 
@@ -326,14 +325,5 @@ fn refused(route: &Route, detail: String) -> TrafficError {
 }
 
 fn failed(route: &Route, error: &ApiError) -> TrafficError {
-    failed_at(&route.to_string(), error)
-}
-
-fn failed_at(target: &str, error: &ApiError) -> TrafficError {
-    let (target, detail) = (target.to_owned(), error.to_string());
-    if error.is_unanswered() {
-        TrafficError::Unreachable { target, detail }
-    } else {
-        TrafficError::Refused { target, detail }
-    }
+    TrafficError::of_api(&route.to_string(), error)
 }

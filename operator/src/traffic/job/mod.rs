@@ -23,7 +23,7 @@ use kube::api::{Api, DeleteParams, DynamicObject, ListParams, PostParams, Precon
 use lockkeeper_crds::JobTraffic;
 use serde_json::{Map, Value, json};
 
-use super::{ANSWER_LIMIT, Seen, TrafficError, Weights};
+use super::{ANSWER_LIMIT, Seen, TrafficError, Weights, place};
 use crate::api::{ApiError, ApiServers, within};
 use crate::jobs;
 use made::{Action, Found, Made, Mark};
@@ -51,10 +51,7 @@ impl std::fmt::Debug for Job {
 impl Job {
     /// `cluster`: the API of the cluster in which they run.
     pub(super) fn from_spec(spec: &JobTraffic, cluster: ApiServers) -> Self {
-        let place = spec.cluster.secret_name().map_or_else(
-            || "this cluster".to_owned(),
-            |secret| format!("the cluster of Secret {secret}"),
-        );
+        let place = place(&spec.cluster);
         let terms = Terms {
             target: format!("job {}/{} in {place}", spec.namespace, spec.name),
             template: jobs::short_hash(&spec.template.to_string()),
@@ -214,12 +211,7 @@ impl Job {
     }
 
     fn wrong(&self, error: &ApiError) -> TrafficError {
-        let (target, detail) = (self.terms.target.clone(), error.to_string());
-        if error.is_unanswered() {
-            TrafficError::Unreachable { target, detail }
-        } else {
-            TrafficError::Refused { target, detail }
-        }
+        TrafficError::of_api(&self.terms.target, error)
     }
 }
 
