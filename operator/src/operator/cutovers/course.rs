@@ -1,31 +1,30 @@
 //! The course of one cutover: look, ask the protocol, do the one thing, tell. It keeps nothing that it cannot lose.
 
+mod act;
+mod look;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use kube::{Resource as _, ResourceExt as _};
 use lockkeeper_crds as crds;
-use lockkeeper_crds::{CheckResult, Weights};
-use lockkeeper_policies::cutover::{self, Act, Memory, Obstacle, Seen, Side, Spent, Stage, Wanted};
+use lockkeeper_policies::cutover::{self, Act, Memory, Seen, Spent, Stage, Wanted};
 use tokio::sync::{Mutex, Notify};
 use tokio::time::{Instant, timeout};
 
 use super::clusters::{Cluster, Health};
-use super::duties::{self, Found, Sense};
-use super::freeze::Freezer;
+use super::duties::{self, Found};
 use super::gates::Gates;
 use super::ground::Ground;
 use super::parity::Parity;
-use super::preflight::Looked;
 use super::seldom::Seldom;
 use super::status::{self, Facts, Traffic};
-use super::{Teller, preflight, sight};
+use super::{Teller, sight};
 use crate::operator::act::{FINALIZER, Hands};
 use crate::operator::conductor::PassError;
 use crate::operator::leader::Leadership;
 use crate::operator::tell::outcome_of;
-use crate::operator::wanted::chrono_time;
 use crate::telemetry::Reason;
 use crate::telemetry::metrics::Kind;
 
@@ -186,225 +185,6 @@ impl Course {
         Ok(after)
     }
 
-    /// Clusters, driver and gates: built once, and again where something was missing.
-    async fn stand(&mut self, object: &crds::ClusterCutover) {
-        let memory = sight::memory(object, Utc::now());
-        let again = memory.stage == Stage::Checking || self.state.trouble.is_some();
-        let not_known = self.state.gates.as_ref().is_some_and(Gates::are_unknown);
-        let due = self.state.built.is_none_or(|at| at.elapsed() >= REBUILD);
-        match &mut self.state.ground {
-            None => {
-                self.state.ground = Some(Ground::build(&self.hands, object).await);
-                self.state.built = Some(Instant::now());
-            }
-            Some(ground) if due && (again || ground.is_in_trouble() || !ground.is_whole() || not_known) => {
-                let renewed = ground.renew(&self.hands, object).await;
-                if renewed.clusters {
-                    // It goes on comparing by the old credentials.
-                    self.state.parity = None;
-                }
-                if renewed.clusters || renewed.secrets {
-                    self.state.seldom.forget();
-                    if let Some(gates) = &self.state.gates {
-                        gates.renew(ground.reach(&self.hands));
-                    }
-                }
-                self.state.built = Some(Instant::now());
-            }
-            Some(_) => {}
-        }
-        if let Some(ground) = &self.state.ground {
-            let gates = self.state.gates.get_or_insert_with(|| {
-                let bell = Arc::clone(&self.bell);
-                Gates::new(&object.spec.gates, &self.uid, ground.reach(&self.hands), bell)
-            });
-            gates.ask(sight::moment(memory.stage));
-        }
-        self.compare(object, memory.stage);
-    }
-
-    /// Compares the clusters as long as nothing was touched.
-    fn compare(&mut self, object: &crds::ClusterCutover, stage: Stage) {
-        let (Some(spec), Stage::Checking) = (&object.spec.parity, stage) else {
-            self.state.parity = None;
-            return;
-        };
-        if self.state.parity.is_none() {
-            let ground = self.state.ground.as_ref();
-            self.state.parity =
-                ground.and_then(|g| Parity::new(spec, &object.spec.singletons, g, Arc::clone(&self.bell)));
-        }
-    }
-
-    async fn look(
-        &mut self,
-        object: &crds::ClusterCutover,
-        memory: Memory,
-        now: DateTime<Utc>,
-    ) -> Result<Look, PassError> {
-        let mut checks = Vec::new();
-        let (Some(ground), Some(gates)) = (&self.state.ground, &self.state.gates) else {
-            // `stand` has made both.
-            return Err(PassError::Act(crate::operator::act::ActError::Changed(
-                "nothing was built".to_owned(),
-            )));
-        };
-        let wanted = sight::wanted(object, ground.settles(), ground.takes());
-        if memory.stage == Stage::Checking && !wanted.abort {
-            let others = self.hands.list_cutovers().await?;
-            let looked = Looked {
-                name: &self.name,
-                spec: &object.spec,
-                hands: &self.hands,
-                ground,
-                gates,
-                parity: self.state.parity.as_ref(),
-                others: &others,
-            };
-            (checks, self.state.uids) = preflight::look(&looked, &mut self.state.seldom).await;
-        }
-        let all = duties_at(&memory, &object.spec);
-        let ((weights, traffic), blue, green, frozen) = tokio::join!(
-            ground.traffic(),
-            duties::look(&ground.blue, all, now),
-            duties::look(&ground.green, all, now),
-            self.frozen(ground, object, &memory),
-        );
-        // Which of the two is to be stopped.
-        let (in_blue, in_green) = match memory.stage {
-            Stage::Back => (Sense::Start, Sense::Stop),
-            Stage::Checking => (Sense::Stop, Sense::Stop),
-            _ => (Sense::Stop, Sense::Start),
-        };
-        let unsaved = gates.unsaved();
-        let lost = |cluster: &Result<Cluster, String>| match cluster {
-            Ok(cluster) => cluster.health().lost,
-            // It cannot even be asked: lost since this stage began, at the latest.
-            Err(_) => Some(memory.since),
-        };
-        let seen = Seen {
-            weights,
-            obstacles: checks.iter().filter_map(obstacle).collect(),
-            ready_at: object
-                .status
-                .as_ref()
-                .and_then(|s| chrono_time(s.prepared_until.as_ref()?)),
-            gates: gates.standing(memory.since, memory.reached),
-            blue_lost: lost(&ground.blue),
-            green_lost: lost(&ground.green),
-            blue: duties::together(&blue, in_blue),
-            green: duties::together(&green, in_green),
-            frozen,
-            spent: Spent {
-                failed_requests: memory.spent.failed_requests + unsaved.failed_requests,
-                failing_seconds: memory.spent.failing_seconds + unsaved.failing_seconds,
-            },
-        };
-        Ok(Look {
-            memory,
-            wanted,
-            seen,
-            traffic,
-            checks,
-            unsaved,
-            duties: [blue, green],
-        })
-    }
-
-    /// Whether blue refuses writes; asked only where a freeze may be in force.
-    async fn frozen(&self, ground: &Ground, object: &crds::ClusterCutover, memory: &Memory) -> Option<bool> {
-        if object.spec.freeze.is_none() || memory.frozen_until.is_none() {
-            return Some(false);
-        }
-        let answers = |c: &&Cluster| c.health().asked && c.health().lost.is_none();
-        let blue = ground.blue.as_ref().ok().filter(answers)?;
-        let there = self.freezer(object, blue)?.is_there().await;
-        there
-            .inspect_err(|error| tracing::warn!(cutover = self.name, %error, "is blue frozen?"))
-            .ok()
-    }
-
-    /// None: it freezes nothing.
-    fn freezer<'a>(&'a self, object: &'a crds::ClusterCutover, blue: &'a Cluster) -> Option<Freezer<'a>> {
-        let spec = object.spec.freeze.as_ref()?;
-        Some(Freezer::new(blue, spec, &self.name, &self.uid))
-    }
-
-    /// One act on what runs once, or on the freeze. What was not done is done by a later look.
-    async fn hand_over(
-        &mut self,
-        object: &crds::ClusterCutover,
-        act: &Act,
-        [blue, green]: &[Vec<Found>; 2],
-        now: DateTime<Utc>,
-    ) {
-        let Some(ground) = &self.state.ground else { return };
-        let all = &object.spec.singletons;
-        let of = |side: Side| match side {
-            Side::Blue => (&ground.blue, blue, green),
-            Side::Green => (&ground.green, green, blue),
-        };
-        let told = match act {
-            Act::Stop(side, fence) => match of(*side) {
-                (Ok(cluster), found, _) => duties::stop(cluster, all, found, *fence, now).await,
-                (Err(why), ..) => Err(why.clone()),
-            },
-            Act::Start(side) => match of(*side) {
-                (Ok(cluster), found, other) => duties::start(cluster, all, found, other).await,
-                (Err(why), ..) => Err(why.clone()),
-            },
-            Act::Freeze(_) | Act::Thaw => match ground.blue.as_ref().map(|blue| self.freezer(object, blue)) {
-                Ok(Some(freezer)) => match act {
-                    Act::Freeze(until) => freezer.begin(*until, now).await,
-                    _ => freezer.end().await,
-                },
-                Ok(None) => Ok(()),
-                Err(why) => Err(why.clone()),
-            },
-            Act::Wait(_) | Act::Mark(_) | Act::Prepare | Act::Set(_) => Ok(()),
-        };
-        if let Err(why) = &told {
-            tracing::warn!(cutover = self.name, ?act, why, "not done yet");
-        }
-        self.state.trouble = told.err();
-    }
-
-    /// Makes what moves the traffic ready for changes.
-    async fn prepare(&mut self, now: DateTime<Utc>) {
-        let driver = self.state.ground.as_ref().map(|g| &g.driver);
-        let prepared = match driver {
-            Some(Ok(driver)) => driver.prepare().await.map_err(|e| e.to_string()),
-            Some(Err(why)) => Err(why.clone()),
-            None => return,
-        };
-        match prepared {
-            Ok(left) => {
-                // Times are kept in whole seconds: rounded up.
-                let rounded = left.as_secs().saturating_add(u64::from(!left.is_zero()));
-                let rounded = TimeDelta::try_seconds(i64::try_from(rounded).unwrap_or(i64::MAX));
-                self.state.prepared_until = now.checked_add_signed(rounded.unwrap_or(TimeDelta::MAX));
-                self.state.trouble = None;
-            }
-            Err(why) => self.state.trouble = Some(why),
-        }
-    }
-
-    async fn set(&mut self, green: u8) {
-        let driver = self.state.ground.as_ref().map(|g| &g.driver);
-        let tried = match driver {
-            Some(Ok(driver)) => {
-                let set = driver.set(Weights::of_green(green)).await;
-                set.map_err(|error| (error.to_string(), error.is_at_work()))
-            }
-            Some(Err(why)) => Err((why.clone(), false)),
-            None => Ok(()),
-        };
-        if let Err((why, false)) = &tried {
-            tracing::warn!(cutover = self.name, green, why, "the weights could not be set");
-        }
-        self.state.trouble = tried.err().map(|(why, _)| why);
-    }
-
     /// Writes down what follows, before it follows.
     async fn mark(
         &self,
@@ -480,20 +260,6 @@ impl Course {
         Ok(())
     }
 
-    /// Takes back what was prepared.
-    async fn take_back(&mut self, object: &crds::ClusterCutover) -> Result<(), String> {
-        if object.status.as_ref().is_none_or(|s| s.prepared_until.is_none()) {
-            return Ok(());
-        }
-        self.stand(object).await;
-        self.leadership.check().map_err(|e| e.to_string())?;
-        match self.state.ground.as_ref().map(|g| &g.driver) {
-            Some(Ok(driver)) => driver.finish().await.map_err(|e| e.to_string()),
-            Some(Err(why)) => Err(why.clone()),
-            None => Err("nothing was built".to_owned()),
-        }
-    }
-
     /// It has ended: nothing holds it any more.
     async fn let_go(&mut self, object: &crds::ClusterCutover) -> Result<After, PassError> {
         if is_held(object) {
@@ -512,17 +278,6 @@ impl Course {
     }
 }
 
-/// What runs once, where the protocol asks for it. On the way back the traffic does not wait for a look at the rest.
-fn duties_at<'a>(memory: &Memory, spec: &'a crds::ClusterCutoverSpec) -> &'a [crds::Singleton] {
-    let asked = match memory.stage {
-        Stage::Checking | Stage::HandingOver => true,
-        Stage::Step(_) | Stage::Window => memory.handed,
-        Stage::Back => memory.handed && memory.reached.is_some(),
-        Stage::Completed | Stage::RolledBack => false,
-    };
-    if asked { &spec.singletons } else { &[] }
-}
-
 /// A deletion waits for its end.
 fn is_held(object: &crds::ClusterCutover) -> bool {
     object.finalizers().iter().any(|f| f == FINALIZER)
@@ -536,12 +291,4 @@ const fn rhythm(stage: Stage) -> Duration {
         Stage::Checking => Duration::from_secs(2),
         Stage::Window | Stage::Completed | Stage::RolledBack => Duration::from_secs(5),
     }
-}
-
-/// What stands in the way; unknown is not fine.
-fn obstacle(check: &crds::Check) -> Option<Obstacle> {
-    matches!(check.result, CheckResult::Block | CheckResult::Unknown).then(|| Obstacle {
-        message: format!("{}: {}", check.name, check.message),
-        pending: check.result == CheckResult::Unknown && preflight::PENDING.contains(&check.message.as_str()),
-    })
 }
