@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
@@ -18,8 +19,10 @@ use super::{BackupKey, Failure, Identities, Manifest, Store, StoreError, hex};
 /// Pieces between the network and the disk. They are of what one read of the connection gives: 64 KiB at most.
 const BETWEEN: usize = 32;
 
-/// What is read at once on the way to the file.
+/// What is unpacked at once on the way to the file.
 const CHUNK: usize = 128 * 1024;
+/// How many of them the thread that writes may be behind.
+const AHEAD: usize = 16;
 
 impl Store {
     /// Brings the snapshot of the backup at `key` into the file `into`, as `etcdutl snapshot restore` takes it.
@@ -182,24 +185,32 @@ fn write_out(from: Pieces, path: &Path, object: &Object, keys: &Identities) -> R
 }
 
 /// Unpacks what comes, gives it to `into`, and compares it with what was packed. All that comes is taken, so that the
-/// download says too what it is.
+/// download says too what it is. A thread of its own unpacks, while this one hashes and writes.
 pub(super) fn plain(
-    mut from: Pieces,
+    from: Pieces,
     object: &Object,
     keys: &Identities,
-    into: impl FnMut(&[u8]) -> Result<(), Unwritten>,
+    mut into: impl FnMut(&[u8]) -> Result<(), Unwritten>,
 ) -> Result<(), Unwritten> {
-    let mut hash = Sha256::new();
-    let encrypted = object.encrypted.as_ref().map(|e| (e, keys));
-    let unpacked = match unpack(&mut from, object.compression, encrypted) {
-        // One byte more than there should be is enough to know.
-        Ok(plain) => copy(plain.take(object.plain.size + 1), &mut hash, into),
-        Err(unreadable) => Err(unreadable.into()),
-    };
-    if !matches!(unpacked, Err(Unwritten::Here(_))) {
-        from.drain();
-    }
-    let (size, sha256) = (unpacked?, hex(&hash.finalize()));
+    let (give, taken) = sync_channel(AHEAD);
+    let (back, used) = channel();
+    let (mut hash, mut size) = (Sha256::new(), 0);
+    let (unpacked, written) = std::thread::scope(|scope| {
+        let unpacking = scope.spawn(move || unpack_all(from, object, keys, &Chunks { give, used }));
+        // Ends with the last chunk; what is not taken ends the other.
+        let written: Result<(), Unwritten> = taken.into_iter().try_for_each(|chunk: Vec<u8>| {
+            hash.update(&chunk);
+            size += chunk.len() as u64;
+            into(&chunk)?;
+            // It may have unpacked its last.
+            let _ = back.send(chunk);
+            Ok(())
+        });
+        (unpacking.join(), written)
+    });
+    written?;
+    unpacked.unwrap_or_else(|_| Err(Unreadable::Content("it could not be unpacked".to_owned())))?;
+    let sha256 = hex(&hash.finalize());
     if (size, &sha256) != (object.plain.size, &object.plain.sha256) {
         return Err(Unwritten::Content(Unreadable::Content(format!(
             "unpacked, it has {size} bytes with SHA-256 {sha256} instead of {} bytes with {}",
@@ -209,22 +220,44 @@ pub(super) fn plain(
     Ok(())
 }
 
-fn copy(
-    mut from: impl Read,
-    hash: &mut Sha256,
-    mut into: impl FnMut(&[u8]) -> Result<(), Unwritten>,
-) -> Result<u64, Unwritten> {
-    let (mut chunk, mut size) = (vec![0; CHUNK], 0);
+/// From the thread that unpacks to the one that writes, and back to be used again.
+struct Chunks {
+    give: SyncSender<Vec<u8>>,
+    used: Receiver<Vec<u8>>,
+}
+
+fn unpack_all(mut from: Pieces, object: &Object, keys: &Identities, to: &Chunks) -> Result<(), Unreadable> {
+    let encrypted = object.encrypted.as_ref().map(|e| (e, keys));
+    let unpacked = match unpack(&mut from, object.compression, encrypted) {
+        // One byte more than there should be is enough to know.
+        Ok(plain) => copy(plain.take(object.plain.size + 1), to),
+        Err(unreadable) => Err(unreadable),
+    };
+    if !matches!(unpacked, Ok(Copied::Unwanted)) {
+        from.drain();
+    }
+    unpacked.map(drop)
+}
+
+/// How a copy ended.
+enum Copied {
+    Whole,
+    /// Whoever takes it takes no more.
+    Unwanted,
+}
+
+fn copy(mut from: impl Read, to: &Chunks) -> Result<Copied, Unreadable> {
     loop {
-        let read = match from.read(&mut chunk) {
-            Ok(0) => return Ok(size),
-            Ok(read) => read,
-            Err(e) => return Err(Unreadable::Content(e.to_string()).into()),
-        };
-        let data = chunk.get(..read).unwrap_or_default();
-        size += read as u64;
-        hash.update(data);
-        into(data)?;
+        let mut chunk = to.used.try_recv().unwrap_or_default();
+        chunk.resize(CHUNK, 0);
+        match from.read(&mut chunk) {
+            Ok(0) => return Ok(Copied::Whole),
+            Ok(read) => chunk.truncate(read),
+            Err(e) => return Err(Unreadable::Content(e.to_string())),
+        }
+        if to.give.send(chunk).is_err() {
+            return Ok(Copied::Unwanted);
+        }
     }
 }
 
