@@ -69,7 +69,7 @@ pub struct EtcdBackupStoreSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encryption: Option<Encryption>,
     /// The most bytes a second that are read from etcd for a backup into this store. Absent: 134217728 (128 MiB), of
-    /// which writes to etcd notice nothing; without any limit they take twice as long meanwhile. A backup's
+    /// which writes to etcd notice little; without any limit they take several times as long meanwhile. A backup's
     /// `deadlineSeconds` must leave room for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 65536))]

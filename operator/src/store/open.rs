@@ -13,7 +13,7 @@ use super::keys::Lock;
 use super::pack::Packing;
 use super::{Access, Failure, Identities, Store, StoreError};
 
-/// Bytes a second that are read for a backup unless the spec says otherwise: writes to etcd notice nothing of it
+/// Bytes a second that are read for a backup unless the spec says otherwise: writes to etcd notice little of it
 /// (BENCHMARKS.md), and 8 GiB take a minute.
 const DEFAULT_LIMIT: u64 = 128 << 20;
 
