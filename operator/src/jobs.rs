@@ -8,6 +8,7 @@
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use k8s_openapi::api::batch::v1 as batch;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::{Client, ResourceExt as _};
 use serde_json::{Map, Value, json};
@@ -98,10 +99,15 @@ pub(crate) fn end(job: &batch::Job) -> Option<End> {
         };
         let at = c.last_transition_time.as_ref();
         Some(End {
-            at: at.and_then(|time| DateTime::from_timestamp(time.0.as_second(), 0)),
+            at: at.and_then(time),
             result,
         })
     })
+}
+
+/// The API's time; whole seconds, as it keeps them.
+pub(crate) fn time(time: &Time) -> Option<DateTime<Utc>> {
+    DateTime::from_timestamp(time.0.as_second(), 0)
 }
 
 /// Eight letters that differ where the text does.

@@ -10,8 +10,8 @@ use super::proxy::{BESIDE, Proxy};
 
 /// What it moves, as the spec calls it.
 const NAME: &str = "beside";
-/// What gives green something sets nothing for so long. It does not heed a word to end meanwhile: a program that is a container's first process
-/// and handles no signals ignores SIGTERM.
+/// How long it takes to give green anything. It does not heed a word to end meanwhile: a container's first process that
+/// handles no signals ignores SIGTERM.
 const SECONDS: u64 = 6;
 
 /// What the program does in a Job's container, as its environment says.

@@ -11,6 +11,7 @@
 //! alone, and named. No error, log line or `Debug` output of this room holds a Secret's content.
 
 mod dns;
+mod edge;
 mod error;
 mod external_dns;
 mod gateway;
@@ -285,12 +286,17 @@ impl Driver {
     }
 }
 
-/// A cluster in which something is steered, for a person.
-fn place(cluster: &ClusterAccess) -> String {
-    cluster.secret_name().map_or_else(
-        || "this cluster".to_owned(),
-        |secret| format!("the cluster of Secret {secret}"),
-    )
+/// The one share that all give, each with where it was found (`in …`, `at …`); none of nothing.
+fn alike(found: &[(Weights, String)]) -> Result<Option<Weights>, TrafficError> {
+    let first = found.first().map(|(weights, _)| *weights);
+    if found.iter().all(|(weights, _)| Some(*weights) == first) {
+        return Ok(first);
+    }
+    let told = found.iter().map(|(weights, place)| format!("{weights} {place}"));
+    Err(TrafficError::Differ {
+        detail: told.collect::<Vec<_>>().join("; "),
+        greens: found.iter().map(|(weights, _)| weights.green).collect(),
+    })
 }
 
 /// What one of the user's own says in words: `{"blue": 75, "green": 25}`. Or what is wrong with it, without quoting it.

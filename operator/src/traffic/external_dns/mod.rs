@@ -12,20 +12,18 @@
 mod records;
 
 use std::collections::BTreeSet;
-use std::fmt::Display;
 use std::time::Duration;
 
-use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use kube::api::{Api, DynamicObject};
 use kube::core::{ApiResource, GroupVersionKind};
 use lockkeeper_crds::ExternalDnsTraffic;
 use serde_json::json;
 
-use super::{ANSWER_LIMIT, Seen, TrafficError, Weights, place};
-use crate::api::{ApiError, ApiServers, within};
+use super::edge::Edge;
+use super::{Seen, TrafficError, Weights};
+use crate::api::{ApiError, ApiServers};
 use records::Colours;
 
-/// Who sets the records, as `managedFields` tells it.
-const FIELD_MANAGER: &str = "lockkeeper-cutover";
 const UNREAD: &str = "external-dns has not read its newest weights yet";
 /// How often weights are set on what was read, when somebody else writes in between: external-dns writes its status once
 /// after each change.
@@ -34,7 +32,7 @@ const TRIES: usize = 3;
 /// An object, and the records of each colour in it.
 #[derive(Clone)]
 pub struct ExternalDns {
-    edge: ApiServers,
+    edge: Edge,
     object: Api<DynamicObject>,
     name: String,
     /// The object and its cluster, for a person.
@@ -55,22 +53,22 @@ impl std::fmt::Debug for ExternalDns {
 impl ExternalDns {
     /// `edge`: the API of the cluster in which the object lies.
     pub(super) fn from_spec(spec: &ExternalDnsTraffic, edge: ApiServers) -> Result<Self, TrafficError> {
-        let place = place(&spec.cluster);
+        let edge = Edge::new(edge, &spec.cluster);
         let gvk = GroupVersionKind::gvk("externaldns.k8s.io", "v1alpha1", "DNSEndpoint");
         let resource = ApiResource::from_gvk(&gvk);
         Ok(Self {
             object: Api::namespaced_with(edge.client(), &spec.namespace, &resource),
-            edge,
             name: spec.name.clone(),
-            target: format!("DNSEndpoint {}/{} in {place}", spec.namespace, spec.name),
+            target: format!("DNSEndpoint {}/{} in {}", spec.namespace, spec.name, edge.place()),
             colours: Colours::new(spec)?,
             settles_in: Duration::from_secs(spec.settles_in_seconds.into()),
+            edge,
         })
     }
 
     /// The API of the cluster in which the object lies.
     pub(crate) const fn edge(&self) -> &ApiServers {
-        &self.edge
+        self.edge.api()
     }
 
     pub(super) fn targets(&self) -> BTreeSet<String> {
@@ -133,33 +131,16 @@ impl ExternalDns {
     }
 
     async fn read(&self) -> Result<DynamicObject, TrafficError> {
-        let read = self.call(format!("read {}", self.target), self.object.get(&self.name));
+        let read = self
+            .edge
+            .call(format!("read {}", self.target), self.object.get(&self.name));
         read.await.map_err(|error| self.failed(&error))
     }
 
     async fn apply(&self, found: &DynamicObject, weights: Weights, dry_run: bool) -> Result<(), ApiError> {
-        let types = found.types.as_ref();
-        let patch = json!({
-            "apiVersion": types.map(|types| &types.api_version), "kind": types.map(|types| &types.kind),
-            "metadata": {"resourceVersion": found.metadata.resource_version},
-            "spec": {"endpoints": records::with(found, &self.colours, weights)},
-        });
-        let params = PatchParams {
-            dry_run,
-            ..PatchParams::apply(FIELD_MANAGER).force()
-        };
-        let patch = Patch::Apply(&patch);
-        let applied = self.object.patch(&self.name, &params, &patch);
         let what = format!("set the weights of {}", self.target);
-        self.call(what, applied).await.map(drop)
-    }
-
-    async fn call<T>(
-        &self,
-        what: impl Display,
-        call: impl Future<Output = Result<T, kube::Error>>,
-    ) -> Result<T, ApiError> {
-        within(ANSWER_LIMIT, what, self.edge.endpoints(), call).await
+        let spec = json!({"endpoints": records::with(found, &self.colours, weights)});
+        self.edge.apply(what, &self.object, found, &spec, dry_run).await
     }
 
     fn failed(&self, error: &ApiError) -> TrafficError {

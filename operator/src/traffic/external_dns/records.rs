@@ -6,7 +6,7 @@ use kube::api::DynamicObject;
 use lockkeeper_crds::{ExternalDnsTraffic, Weights};
 use serde_json::{Value, json};
 
-use crate::traffic::{TrafficError, nearest};
+use crate::traffic::{TrafficError, alike, nearest};
 
 /// Who is blue and who is green, by `setIdentifier`, and what the provider calls a weight.
 #[derive(Clone, Debug)]
@@ -75,26 +75,14 @@ pub(super) fn shares(
     let mut found = Vec::new();
     for ((name, kind), records) in &names {
         let place = format!("{target}, {kind} {name}");
-        found.push((share(records, colours, &place)?, place));
+        found.push((share(records, colours, &place)?, format!("in {place}")));
     }
-    let Some((first, _)) = found.first() else {
-        return Err(TrafficError::Unfit {
-            target: target.to_owned(),
-            problem: format!(
-                "no record of it has the setIdentifier {} or {}",
-                colours.blue, colours.green
-            ),
-        });
-    };
-    if found.iter().all(|(weights, _)| weights == first) {
-        return Ok(*first);
-    }
-    let told = found
-        .iter()
-        .map(|(weights, place)| format!("{weights} in {place}"));
-    Err(TrafficError::Differ {
-        detail: told.collect::<Vec<_>>().join("; "),
-        greens: found.iter().map(|(weights, _)| weights.green).collect(),
+    alike(&found)?.ok_or_else(|| TrafficError::Unfit {
+        target: target.to_owned(),
+        problem: format!(
+            "no record of it has the setIdentifier {} or {}",
+            colours.blue, colours.green
+        ),
     })
 }
 

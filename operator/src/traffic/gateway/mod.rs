@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::{join_all, try_join_all};
-use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use kube::api::{Api, DynamicObject};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::discovery;
 use lockkeeper_crds::{GatewayApiTraffic, RouteRef};
@@ -32,15 +32,14 @@ use serde_json::json;
 use tokio::sync::OnceCell;
 use tokio::time::{sleep, timeout};
 
-use super::{ANSWER_LIMIT, Seen, TrafficError, Weights, place};
-use crate::api::{ApiError, ApiServers, within};
+use super::edge::Edge;
+use super::{Seen, TrafficError, Weights};
+use crate::api::{ApiError, ApiServers};
 use rules::{Colours, Share};
 use taken::GatewayRef;
 
 /// The group of routes and gateways.
 const GROUP: &str = "gateway.networking.k8s.io";
-/// Who sets the rules, as `managedFields` tells it.
-const FIELD_MANAGER: &str = "lockkeeper-cutover";
 /// How long a step is waited for until its gateways have taken it, before it is said that they have not: they take tenths
 /// of a second, and whoever gives the word to go back meanwhile waits along.
 const TAKING: Duration = Duration::from_millis(600);
@@ -53,9 +52,7 @@ const TRIES: usize = 4;
 /// Routes, and the two backends in them.
 #[derive(Clone)]
 pub struct GatewayApi {
-    edge: ApiServers,
-    /// Which cluster that is, for a person.
-    place: String,
+    edge: Edge,
     routes: Arc<[Route]>,
     colours: Colours,
     settles_in: Duration,
@@ -113,15 +110,13 @@ impl GatewayApi {
                 problem: "is empty: name the routes whose backends are blue and green".to_owned(),
             });
         }
-        let place = place(&spec.cluster);
         let routes = spec.routes.iter().map(|named| Route {
             named: named.clone(),
             api: OnceCell::new(),
             last: Mutex::default(),
         });
         Ok(Self {
-            edge,
-            place,
+            edge: Edge::new(edge, &spec.cluster),
             routes: routes.collect(),
             colours: Colours::new(&spec.blue, &spec.green)?,
             settles_in: Duration::from_secs(spec.settles_in_seconds.into()),
@@ -130,7 +125,7 @@ impl GatewayApi {
 
     /// The API of the cluster in which the routes lie.
     pub(crate) const fn edge(&self) -> &ApiServers {
-        &self.edge
+        self.edge.api()
     }
 
     /// Namespace and name of every gateway that a route names; of none that cannot be read.
@@ -145,7 +140,9 @@ impl GatewayApi {
 
     pub(super) fn targets(&self) -> BTreeSet<String> {
         let routes = self.routes.iter();
-        routes.map(|route| format!("{route} in {}", self.place)).collect()
+        routes
+            .map(|route| format!("{route} in {}", self.edge.place()))
+            .collect()
     }
 
     pub(super) const fn settles_in(&self) -> Duration {
@@ -257,7 +254,9 @@ impl GatewayApi {
     async fn api<'r>(&self, route: &'r Route) -> Result<&'r Api<DynamicObject>, TrafficError> {
         let ask = async || {
             let (client, kind) = (self.edge.client(), route.named.kind.to_string());
-            let group = self.call("ask which routes there are", discovery::group(&client, GROUP));
+            let group = self
+                .edge
+                .call("ask which routes there are", discovery::group(&client, GROUP));
             let group = group.await.map_err(|error| failed(route, &error))?;
             let mut served = group.resources_by_stability().into_iter();
             let found = served.find(|(resource, _)| resource.kind == kind);
@@ -272,7 +271,9 @@ impl GatewayApi {
 
     async fn read<'r>(&self, route: &'r Route) -> Result<Found<'r>, TrafficError> {
         let api = self.api(route).await?;
-        let read = self.call(format!("read {route}"), api.get(&route.named.name));
+        let read = self
+            .edge
+            .call(format!("read {route}"), api.get(&route.named.name));
         let object = read.await.map_err(|error| failed(route, &error))?;
         *route.last() = Some(object.clone());
         Ok(Found { route, api, object })
@@ -280,40 +281,20 @@ impl GatewayApi {
 
     async fn apply(&self, found: &Found<'_>, weights: Weights, dry_run: bool) -> Result<(), ApiError> {
         let Found { route, api, object } = found;
-        let types = object.types.as_ref();
-        let patch = json!({
-            "apiVersion": types.map(|types| &types.api_version), "kind": types.map(|types| &types.kind),
-            "metadata": {"resourceVersion": object.metadata.resource_version},
-            "spec": {"rules": rules::with(object, &self.colours, weights)},
-        });
-        let params = PatchParams {
-            dry_run,
-            ..PatchParams::apply(FIELD_MANAGER).force()
-        };
-        let patch = Patch::Apply(&patch);
-        let applied = api.patch(&route.named.name, &params, &patch);
-        self.call(format!("set the weights of {route}"), applied)
-            .await
-            .map(drop)
+        let what = format!("set the weights of {route}");
+        let spec = json!({"rules": rules::with(object, &self.colours, weights)});
+        self.edge.apply(what, api, object, &spec, dry_run).await
     }
 
     async fn programmed(&self, gateway: &GatewayRef) -> Result<(), TrafficError> {
         let kind = ApiResource::from_gvk(&GroupVersionKind::gvk(GROUP, "v1", "Gateway"));
         let api: Api<DynamicObject> = Api::namespaced_with(self.edge.client(), &gateway.namespace, &kind);
         let target = format!("Gateway {}/{}", gateway.namespace, gateway.name);
-        let found = self.call(format!("read {target}"), api.get(&gateway.name));
+        let found = self.edge.call(format!("read {target}"), api.get(&gateway.name));
         let found = found
             .await
             .map_err(|error| TrafficError::of_api(&target, &error))?;
         taken::programmed(&found).map_err(|detail| TrafficError::Refused { target, detail })
-    }
-
-    async fn call<T>(
-        &self,
-        what: impl Display,
-        call: impl Future<Output = Result<T, kube::Error>>,
-    ) -> Result<T, ApiError> {
-        within(ANSWER_LIMIT, what, self.edge.endpoints(), call).await
     }
 }
 

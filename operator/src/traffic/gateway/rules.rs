@@ -4,7 +4,7 @@ use kube::api::DynamicObject;
 use lockkeeper_crds::{RouteBackend, Weights};
 use serde_json::{Value, json};
 
-use crate::traffic::{TrafficError, nearest};
+use crate::traffic::{TrafficError, alike, nearest};
 
 /// Who is blue and who is green, as a backend is referred to.
 #[derive(Clone, Debug)]
@@ -147,19 +147,9 @@ pub(super) fn together<'a>(all: impl Iterator<Item = &'a Share>) -> Result<Weigh
             target: share.place.clone(),
             problem: "it gives nobody a weight, so nobody takes traffic".to_owned(),
         })?;
-        known.push((&share.place, weights));
+        known.push((weights, format!("in {}", share.place)));
     }
-    let first = known.first().map_or(Weights::BLUE, |(_, weights)| *weights);
-    if known.iter().all(|(_, weights)| *weights == first) {
-        return Ok(first);
-    }
-    let told = known
-        .iter()
-        .map(|(place, weights)| format!("{weights} in {place}"));
-    Err(TrafficError::Differ {
-        detail: told.collect::<Vec<_>>().join("; "),
-        greens: known.iter().map(|(_, weights)| weights.green).collect(),
-    })
+    Ok(alike(&known)?.unwrap_or(Weights::BLUE))
 }
 
 /// All rules, with these weights where they lead to blue and green.

@@ -23,7 +23,7 @@ use std::collections::BTreeSet;
 use futures::future::{join_all, try_join_all};
 use lockkeeper_crds::{HaproxyTraffic, KeptConnections};
 
-use super::{Seen, TrafficError, Weights};
+use super::{Seen, TrafficError, Weights, alike};
 use backend::{Backend, Colours};
 use cli::Endpoint;
 
@@ -84,29 +84,18 @@ impl Haproxy {
     pub(super) async fn seen(&self) -> Result<Seen, TrafficError> {
         let seen = try_join_all(self.endpoints.iter().map(async |endpoint| {
             let weights = self.look(endpoint).await?.shares()?;
-            Ok::<_, TrafficError>((endpoint, weights))
+            Ok::<_, TrafficError>((weights, format!("at {endpoint}")))
         }))
         .await?;
-        let Some((_, weights)) = seen.first().copied() else {
-            return Err(TrafficError::Spec {
-                field: ENDPOINTS,
-                problem: NO_ENDPOINT.to_owned(),
-            });
-        };
-        let list = |entries: &[(&Endpoint, Weights)]| {
-            let texts: Vec<String> = entries
-                .iter()
-                .map(|(endpoint, weights)| format!("{weights} at {endpoint}"))
-                .collect();
-            texts.join("; ")
-        };
-        if seen.iter().any(|(_, other)| *other != weights) {
-            return Err(TrafficError::Differ {
-                detail: list(&seen),
-                greens: seen.iter().map(|(_, weights)| weights.green).collect(),
-            });
-        }
-        let from: Vec<String> = seen.iter().map(|(endpoint, _)| self.target(endpoint)).collect();
+        let weights = alike(&seen)?.ok_or_else(|| TrafficError::Spec {
+            field: ENDPOINTS,
+            problem: NO_ENDPOINT.to_owned(),
+        })?;
+        let from: Vec<String> = self
+            .endpoints
+            .iter()
+            .map(|endpoint| self.target(endpoint))
+            .collect();
         Ok(Seen {
             weights,
             from: from.join(", "),

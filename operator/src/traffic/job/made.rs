@@ -5,7 +5,6 @@ use std::fmt;
 use chrono::{DateTime, TimeDelta, Utc};
 use k8s_openapi::api::batch::v1 as batch;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt as _;
 use lockkeeper_crds::Weights;
 use serde_json::{Value, json};
@@ -166,14 +165,10 @@ impl Found {
     }
 }
 
-fn chrono(time: &Time) -> Option<DateTime<Utc>> {
-    DateTime::from_timestamp(time.0.as_second(), 0)
-}
-
 fn made(job: &batch::Job, pods: &[Pod], timeout: TimeDelta) -> Option<Made> {
     let mark = Mark::read(job)?;
     let (name, uid) = (job.metadata.name.clone()?, job.metadata.uid.clone()?);
-    let created = job.metadata.creation_timestamp.as_ref().and_then(chrono)?;
+    let created = job.metadata.creation_timestamp.as_ref().and_then(jobs::time)?;
     let asked = jobs::asked(job, ASKED).unwrap_or(created);
     let leaves = job.metadata.deletion_timestamp.is_some();
     let end = jobs::end(job).filter(|_| !leaves);
@@ -217,7 +212,7 @@ fn message(pods: &[Pod], job: &str) -> Option<(Option<DateTime<Utc>>, String)> {
     let mut left = ended.filter_map(|end| Some((end.finished_at.as_ref(), end.message.as_deref()?.trim())));
     let (at, words) = left.find(|(_, words)| !words.is_empty())?;
     let alike = left.all(|(_, other)| other.is_empty() || other == words);
-    alike.then(|| (at.and_then(chrono), words.to_owned()))
+    alike.then(|| (at.and_then(jobs::time), words.to_owned()))
 }
 
 fn terminated(pod: &Pod) -> impl Iterator<Item = &ContainerStateTerminated> {

@@ -13,7 +13,6 @@ mod made;
 mod next;
 
 use std::collections::BTreeSet;
-use std::fmt::Display;
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
@@ -23,8 +22,9 @@ use kube::api::{Api, DeleteParams, DynamicObject, ListParams, PostParams, Precon
 use lockkeeper_crds::JobTraffic;
 use serde_json::{Map, Value, json};
 
-use super::{ANSWER_LIMIT, Seen, TrafficError, Weights, place};
-use crate::api::{ApiError, ApiServers, within};
+use super::edge::Edge;
+use super::{Seen, TrafficError, Weights};
+use crate::api::{ApiError, ApiServers};
 use crate::jobs;
 use made::{Action, Found, Made, Mark};
 use next::{Deed, Next, Terms};
@@ -35,7 +35,7 @@ const SEEN: i64 = 60;
 /// Jobs that move one target.
 #[derive(Clone)]
 pub struct Job {
-    cluster: ApiServers,
+    cluster: Edge,
     spec: JobTraffic,
     terms: Terms,
 }
@@ -51,9 +51,9 @@ impl std::fmt::Debug for Job {
 impl Job {
     /// `cluster`: the API of the cluster in which they run.
     pub(super) fn from_spec(spec: &JobTraffic, cluster: ApiServers) -> Self {
-        let place = place(&spec.cluster);
+        let cluster = Edge::new(cluster, &spec.cluster);
         let terms = Terms {
-            target: format!("job {}/{} in {place}", spec.namespace, spec.name),
+            target: format!("job {}/{} in {}", spec.namespace, spec.name, cluster.place()),
             template: jobs::short_hash(&spec.template.to_string()),
             timeout: TimeDelta::seconds(spec.timeout_seconds.into()),
             read_every: TimeDelta::seconds(spec.read_every_seconds.into()),
@@ -67,7 +67,7 @@ impl Job {
 
     /// The API of the cluster in which they run.
     pub(crate) const fn cluster(&self) -> &ApiServers {
-        &self.cluster
+        self.cluster.api()
     }
 
     pub(super) fn targets(&self) -> BTreeSet<String> {
@@ -107,12 +107,12 @@ impl Job {
     async fn found(&self) -> Result<Found, TrafficError> {
         let (jobs, pods) = (self.jobs(), self.api::<Pod>());
         let ours = ListParams::default().labels(&format!("{}={}", made::TRAFFIC, self.spec.name));
-        let jobs = self.call(
+        let jobs = self.cluster.call(
             format!("list the Jobs of {}", self.terms.target),
             jobs.list(&ours),
         );
         let jobs = jobs.await.map_err(|error| self.wrong(&error))?;
-        let pods = self.call(
+        let pods = self.cluster.call(
             format!("list the pods of {}", self.terms.target),
             pods.list(&ours),
         );
@@ -146,7 +146,7 @@ impl Job {
         });
         let jobs = self.jobs();
         let what = format!("delete Job {}/{}", self.spec.namespace, job.name);
-        match self.call(what, jobs.delete(&job.name, &params)).await {
+        match self.cluster.call(what, jobs.delete(&job.name, &params)).await {
             Err(error) if !error.is_not_found() && !error.is_conflict() => Err(error),
             _ => Ok(()),
         }
@@ -157,7 +157,7 @@ impl Job {
         let what = format!("make a Job of {}", self.terms.target);
         let (params, job) = (PostParams::default(), self.build(mark));
         let call = async { jobs.create(&params, &job.map_err(kube::Error::SerdeError)?).await };
-        match self.call(what, call).await {
+        match self.cluster.call(what, call).await {
             // Somebody else who leads no more, or we ourselves and were not told: the next look finds it.
             Err(error) if !error.is_conflict() => Err(error),
             _ => Ok(()),
@@ -200,14 +200,6 @@ impl Job {
         K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>,
     {
         Api::namespaced(self.cluster.client(), &self.spec.namespace)
-    }
-
-    async fn call<T>(
-        &self,
-        what: impl Display,
-        call: impl Future<Output = Result<T, kube::Error>>,
-    ) -> Result<T, ApiError> {
-        within(ANSWER_LIMIT, what, self.cluster.endpoints(), call).await
     }
 
     fn wrong(&self, error: &ApiError) -> TrafficError {
