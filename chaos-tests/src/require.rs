@@ -15,6 +15,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("socat", "socat"),
     ("haproxy", "haproxy"),
     ("prometheus", "prometheus"),
+    ("openssl", "openssl"),
     ("cc", "gcc libc6-dev"),
     ("nsenter", "util-linux"),
     ("unshare", "util-linux"),

@@ -169,6 +169,8 @@ enum Command {
         colour: String,
         #[arg(long)]
         listen: SocketAddr,
+        #[arg(long, env = "LAB_CERTIFICATE", hide_env_values = true)]
+        certificate: String,
     },
     #[command(hide = true)]
     Work {
@@ -310,9 +312,11 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
                 out,
             }))?;
         }
-        Command::Colour { colour, listen } => {
-            on_this_thread(crate::edge::app::serve(colour, listen))?;
-        }
+        Command::Colour {
+            colour,
+            listen,
+            certificate,
+        } => on_this_thread(crate::edge::app::serve(colour, listen, certificate))?,
         Command::Work { colour, job } => {
             on_this_thread(crate::edge::ledger::work(colour, job))?;
         }

@@ -1,4 +1,4 @@
-//! An application that answers with its colour, and fails as often as it is told to.
+//! An application that answers with its colour, by HTTP and by gRPC, over TLS or without, and fails as often as it is told to.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -6,20 +6,28 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::core::{GroupVersionKind, TypeMeta};
 use kube::discovery::ApiResource;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tonic::Status;
+use tonic::body::Body;
+use tonic_prost::ProstCodec;
+use tower::service_fn as answered_by;
 
+use super::certificate::Certificate;
 use super::{Colour, POD, Pair, image};
 use crate::scene::Look;
 
@@ -32,10 +40,15 @@ pub const NAME: &str = "colour";
 /// Its port on every node.
 pub(super) const NODE_PORT: u16 = 30080;
 const PORT: u16 = 8080;
+/// The only method of its gRPC service: from nothing to a string.
+pub(super) const METHOD: &str = "/shop.Colour/Get";
+/// The first byte of a connection that begins with TLS. Both versions of HTTP begin with a letter.
+const HANDSHAKE: u8 = 22;
 
 /// What the program does with each request.
 struct App {
     colour: String,
+    tls: TlsAcceptor,
     /// Every so many requests one fails; none at 0.
     fails: AtomicU64,
     requests: AtomicU64,
@@ -64,29 +77,64 @@ impl App {
 }
 
 /// Serves for ever: `/` answers with the colour, `/healthz` is always well, `PUT /fail-one-in/10` makes it fail.
-pub async fn serve(colour: String, listen: SocketAddr) -> Result<()> {
+/// `certificate`: with its key, as PEM.
+pub async fn serve(colour: String, listen: SocketAddr, certificate: String) -> Result<()> {
     let app = Arc::new(App {
         colour,
+        tls: Certificate::of(certificate).acceptor()?,
         fails: AtomicU64::new(0),
         requests: AtomicU64::new(0),
     });
-    let listener = TcpListener::bind(listen).await?;
+    serve_on(TcpListener::bind(listen).await?, app).await
+}
+
+async fn serve_on(listener: TcpListener, app: Arc<App>) -> Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
         let app = app.clone();
         tokio::spawn(async move {
-            let service = service_fn(move |request: Request<Incoming>| {
-                let (status, body) = app.answer(request.method(), request.uri().path());
-                let mut answer = Response::new(Full::new(Bytes::from(body)));
-                *answer.status_mut() = status;
-                std::future::ready(Ok::<_, Infallible>(answer))
-            });
             // A client that goes away is no news.
-            let _ = hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
+            let _ = greet(stream, app).await;
         });
     }
+}
+
+async fn greet(stream: TcpStream, app: Arc<App>) -> Result<()> {
+    let mut first = [0];
+    stream.peek(&mut first).await?;
+    if first == [HANDSHAKE] {
+        let tls = app.tls.accept(stream).await?;
+        return converse(tls, app).await;
+    }
+    converse(stream, app).await
+}
+
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, app: Arc<App>) -> Result<()> {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let app = app.clone();
+        async move { Ok::<_, Infallible>(respond(&app, request).await) }
+    });
+    auto::Builder::new(TokioExecutor::new())
+        .serve_connection(TokioIo::new(stream), service)
+        .await
+        .map_err(|error| anyhow!(error))
+}
+
+async fn respond(app: &App, request: Request<Incoming>) -> Response<Body> {
+    let (status, text) = app.answer(request.method(), request.uri().path());
+    if request.uri().path() == METHOD {
+        let call = answered_by(move |_: tonic::Request<()>| {
+            std::future::ready(match status {
+                StatusCode::OK => Ok(tonic::Response::new(text.clone())),
+                _ => Err(Status::internal(text.clone())),
+            })
+        });
+        let mut grpc = tonic::server::Grpc::new(ProstCodec::<String, ()>::default());
+        return grpc.unary(call, request).await;
+    }
+    let mut answer = Response::new(Body::new(Full::new(Bytes::from(text))));
+    *answer.status_mut() = status;
+    answer
 }
 
 /// Puts the application into a colour's cluster and waits until it is ready.
@@ -94,7 +142,7 @@ pub(super) async fn deploy(pair: &Pair<'_>, colour: Colour) -> Result<()> {
     let lab = pair.lab(colour);
     lab.import(&image(lab)?)?;
     let client = pair.client(colour).await?;
-    for object in objects(colour) {
+    for object in objects(colour, &pair.certificate) {
         apply(pair, &client, &object).await?;
     }
     let deployments: Api<Deployment> = Api::namespaced(client, NAMESPACE);
@@ -142,7 +190,7 @@ pub async fn belongings(pair: &Pair<'_>) -> Result<BTreeMap<String, (Option<Stri
     let mut all = BTreeMap::new();
     for colour in [Colour::Blue, Colour::Green] {
         let client = pair.client(colour).await?;
-        for object in objects(colour) {
+        for object in objects(colour, &pair.certificate) {
             let types: TypeMeta = serde_json::from_value(object.clone())?;
             let kind = ApiResource::from_gvk(&GroupVersionKind::try_from(types)?);
             let named: DynamicObject = serde_json::from_value(object)?;
@@ -170,7 +218,7 @@ pub fn smoke() -> Value {
 }
 
 /// Small, and the same in both clusters but for the argument that is the colour.
-fn objects(colour: Colour) -> Vec<Value> {
+fn objects(colour: Colour, certificate: &Certificate) -> Vec<Value> {
     let labels = json!({"app": NAME});
     let listen = format!("0.0.0.0:{PORT}");
     vec![
@@ -188,6 +236,7 @@ fn objects(colour: Colour) -> Vec<Value> {
                         "containers": [{
                             "name": "app", "image": IMAGE, "imagePullPolicy": "Never",
                             "args": ["colour", "--colour", colour.name(), "--listen", listen],
+                            "env": [{"name": "LAB_CERTIFICATE", "value": certificate.pem()}],
                             "ports": [{"containerPort": PORT}],
                             "readinessProbe": {"httpGet": {"path": "/healthz", "port": PORT}, "periodSeconds": 1},
                         }],
@@ -221,16 +270,32 @@ impl Pair<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    fn app(certificate: &Certificate) -> App {
+        App {
+            colour: "green".into(),
+            tls: certificate.acceptor().unwrap(),
+            fails: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+        }
+    }
+
+    /// One that answers green on this machine.
+    pub(in crate::edge) async fn green() -> (SocketAddr, Certificate) {
+        let folder = tempfile::tempdir().unwrap();
+        let certificate = Certificate::make(folder.path()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(serve_on(listener, Arc::new(app(&certificate))));
+        (address, certificate)
+    }
 
     #[test]
     fn it_fails_as_often_as_it_is_told_to() {
-        let app = App {
-            colour: "green".into(),
-            fails: AtomicU64::new(0),
-            requests: AtomicU64::new(0),
-        };
+        let folder = tempfile::tempdir().unwrap();
+        let app = app(&Certificate::make(folder.path()).unwrap());
         let failed = || {
             (0..100)
                 .filter(|_| app.answer(&Method::GET, "/").0 != StatusCode::OK)

@@ -1,4 +1,4 @@
-//! Clients of the application through the edge: on a fresh connection each, and on kept ones. Every answer is
+//! Clients of the application through the edge: on a fresh connection each, on kept ones, or on both. Every answer is
 //! written down with the moment at which it was asked for.
 
 use std::collections::BTreeMap;
@@ -11,15 +11,22 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use hickory_resolver::TokioResolver;
+use http::uri::PathAndQuery;
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint};
+use tonic_prost::ProstCodec;
 
-use super::app::NODE_PORT;
+use super::app::{METHOD, NODE_PORT};
+use super::certificate::{self, Certificate};
 use super::{Colour, dns};
 use crate::network;
 
@@ -46,13 +53,30 @@ struct Entry {
 
 type Book = Arc<Mutex<Vec<Entry>>>;
 
-/// Whom clients ask.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Whom clients ask, and how.
+#[derive(Debug, Clone)]
 pub(super) enum Target {
     /// An address, on fresh connections and on kept ones.
     Address(SocketAddr),
     /// The shop's name, whose addresses are looked up for each request, on fresh connections: a name moves no others.
     Name,
+    /// An address that gives each connection away as a whole: on fresh ones.
+    Connections(SocketAddr),
+    /// The same, over TLS with the application itself.
+    Tls(SocketAddr, Certificate),
+    /// An address, by gRPC: on kept connections.
+    Calls(SocketAddr),
+}
+
+impl Target {
+    /// Whether that many answers of all came on kept connections as they should have.
+    const fn suits(&self, kept: u64, all: u64) -> bool {
+        match self {
+            Self::Address(_) => kept > 0 && kept < all,
+            Self::Name | Self::Connections(_) | Self::Tls(..) => kept == 0,
+            Self::Calls(_) => kept == all,
+        }
+    }
 }
 
 /// Clients at work.
@@ -141,13 +165,13 @@ impl Clients {
     pub(super) fn start(namespace: &str, target: Target) -> Result<Self> {
         let (stop, stopped) = watch::channel(false);
         let book = Book::default();
-        let (namespace, written) = (namespace.to_owned(), book.clone());
+        let (namespace, written, asked) = (namespace.to_owned(), book.clone(), target.clone());
         let thread = std::thread::spawn(move || {
             network::move_thread_into(&namespace)?;
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
-            runtime.block_on(work(target, &written, stopped))
+            runtime.block_on(work(asked, &written, stopped))
         });
         Ok(Self {
             target,
@@ -190,8 +214,8 @@ impl Clients {
         let book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
         book.iter().for_each(|entry| count.add(entry));
         ensure!(
-            self.target == Target::Name || (count.kept > 0 && count.kept < count.answered()),
-            "clients did not ask on both kinds of connections: {count}"
+            self.target.suits(count.kept, count.answered()),
+            "clients did not ask on the connections that they should have: {count}"
         );
         Ok(count)
     }
@@ -199,26 +223,27 @@ impl Clients {
 
 async fn work(target: Target, book: &Book, mut stopped: watch::Receiver<bool>) -> Result<()> {
     let mut tasks = JoinSet::new();
-    let finder = Arc::new(match target {
-        Target::Address(server) => Finder::Known(server),
-        Target::Name => Finder::Asks(Box::new(dns::resolver()?), AtomicUsize::new(0)),
-    });
-    if let Target::Address(server) = target {
-        for _ in 0..KEPT {
-            tasks.spawn(keep_asking(server, book.clone(), stopped.clone()));
-        }
+    for _ in 0..KEPT {
+        match target {
+            Target::Address(server) => tasks.spawn(keep_asking(server, book.clone(), stopped.clone())),
+            Target::Calls(server) => {
+                tasks.spawn(keep_calling(channel(server)?, book.clone(), stopped.clone()))
+            }
+            _ => break,
+        };
     }
+    let fresh = Fresh::of(target)?.map(Arc::new);
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / RATE);
     while !*stopped.borrow() {
         tokio::select! {
-            _ = ticks.tick() => {
-                let (book, finder) = (book.clone(), finder.clone());
+            _ = ticks.tick() => if let Some(fresh) = &fresh {
+                let (book, fresh) = (book.clone(), fresh.clone());
                 tasks.spawn(async move {
                     let asked = Instant::now();
-                    let what = limited(async { fresh(finder.find().await?).await }).await;
+                    let what = limited(fresh.ask()).await;
                     write(&book, asked, false, what);
                 });
-            }
+            },
             _ = stopped.changed() => {}
         }
         while tasks.try_join_next().is_some() {}
@@ -227,27 +252,48 @@ async fn work(target: Target, book: &Book, mut stopped: watch::Receiver<bool>) -
     Ok(())
 }
 
-/// Finds the server of a request.
-enum Finder {
+/// Who asks on a connection of its own each time.
+enum Fresh {
     Known(SocketAddr),
+    Tls(SocketAddr, TlsConnector),
     /// The answer is kept for its TTL; requests go round the addresses in it.
-    Asks(Box<TokioResolver>, AtomicUsize),
+    Named(Box<TokioResolver>, AtomicUsize),
 }
 
-impl Finder {
-    async fn find(&self) -> Result<SocketAddr> {
-        let (resolver, turn) = match self {
-            Self::Known(server) => return Ok(*server),
-            Self::Asks(resolver, turn) => (resolver, turn),
-        };
-        let found = resolver.lookup_ip(dns::NAME).await.context("look the name up")?;
-        let mut addresses: Vec<_> = found.iter().collect();
-        addresses.sort_unstable();
-        let turn = turn.fetch_add(1, Ordering::Relaxed);
-        let chosen = turn.checked_rem(addresses.len()).and_then(|at| addresses.get(at));
-        let chosen = chosen.context("the name has no address")?;
-        Ok(SocketAddr::new(*chosen, NODE_PORT))
+impl Fresh {
+    fn of(target: Target) -> Result<Option<Self>> {
+        Ok(Some(match target {
+            Target::Address(server) | Target::Connections(server) => Self::Known(server),
+            Target::Name => Self::Named(Box::new(dns::resolver()?), AtomicUsize::new(0)),
+            Target::Tls(server, certificate) => Self::Tls(server, certificate.connector()?),
+            Target::Calls(_) => return Ok(None),
+        }))
     }
+
+    async fn ask(&self) -> Result<Colour> {
+        let (server, sender) = match self {
+            Self::Known(server) => (*server, connect(*server).await?),
+            Self::Named(resolver, turn) => {
+                let server = look_up(resolver, turn).await?;
+                (server, connect(server).await?)
+            }
+            Self::Tls(server, tls) => {
+                let stream = tls.connect(ServerName::try_from(certificate::NAME)?, dial(*server).await?);
+                (*server, open(stream.await.context("TLS")?).await?)
+            }
+        };
+        Ok(ask(sender, server).await?.1)
+    }
+}
+
+async fn look_up(resolver: &TokioResolver, turn: &AtomicUsize) -> Result<SocketAddr> {
+    let found = resolver.lookup_ip(dns::NAME).await.context("look the name up")?;
+    let mut addresses: Vec<_> = found.iter().collect();
+    addresses.sort_unstable();
+    let turn = turn.fetch_add(1, Ordering::Relaxed);
+    let chosen = turn.checked_rem(addresses.len()).and_then(|at| addresses.get(at));
+    let chosen = chosen.context("the name has no address")?;
+    Ok(SocketAddr::new(*chosen, NODE_PORT))
 }
 
 /// One kept connection, opened again when the other end closed it between two requests.
@@ -271,6 +317,32 @@ async fn keep_asking(server: SocketAddr, book: Book, stopped: watch::Receiver<bo
     }
 }
 
+fn channel(server: SocketAddr) -> Result<Channel> {
+    Ok(Endpoint::from_shared(format!("http://{server}"))?.connect_lazy())
+}
+
+/// The same by gRPC.
+async fn keep_calling(channel: Channel, book: Book, stopped: watch::Receiver<bool>) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1) * KEPT / RATE);
+    while !*stopped.borrow() {
+        ticks.tick().await;
+        let asked = Instant::now();
+        let what = limited(call(channel.clone())).await;
+        write(&book, asked, true, what);
+    }
+}
+
+async fn call(channel: Channel) -> Result<Colour> {
+    let mut client = tonic::client::Grpc::new(channel);
+    client.ready().await?;
+    let (method, codec) = (
+        PathAndQuery::from_static(METHOD),
+        ProstCodec::<(), String>::default(),
+    );
+    let answer = client.unary(tonic::Request::new(()), method, codec).await?;
+    colour(answer.into_inner().as_bytes())
+}
+
 fn write(book: &Book, asked: Instant, kept: bool, what: What) {
     book.lock()
         .unwrap_or_else(PoisonError::into_inner)
@@ -285,13 +357,19 @@ async fn limited(ask: impl Future<Output = Result<Colour>>) -> What {
     }
 }
 
-async fn fresh(server: SocketAddr) -> Result<Colour> {
-    Ok(ask(connect(server).await?, server).await?.1)
+async fn dial(server: SocketAddr) -> Result<TcpStream> {
+    let stream = TcpStream::connect(server).await.context("connect")?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 async fn connect(server: SocketAddr) -> Result<SendRequest<Empty<Bytes>>> {
-    let stream = TcpStream::connect(server).await.context("connect")?;
-    stream.set_nodelay(true)?;
+    open(dial(server).await?).await
+}
+
+async fn open(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Result<SendRequest<Empty<Bytes>>> {
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     Ok(sender)
@@ -309,17 +387,21 @@ async fn ask(
     let status = answer.status();
     let body = answer.into_body().collect().await?.to_bytes();
     ensure!(status == StatusCode::OK, "{status}");
-    let colour = match &*body {
-        b"blue" => Colour::Blue,
-        b"green" => Colour::Green,
+    Ok((sender, colour(&body)?))
+}
+
+fn colour(answer: &[u8]) -> Result<Colour> {
+    match answer {
+        b"blue" => Ok(Colour::Blue),
+        b"green" => Ok(Colour::Green),
         other => anyhow::bail!("an answer of no colour: {}", String::from_utf8_lossy(other)),
-    };
-    Ok((sender, colour))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::edge::app;
 
     #[test]
     fn shares_are_counted_among_the_answered() {
@@ -338,5 +420,18 @@ mod tests {
         count.add(&entry(false, What::Failed("500".into())));
         assert_eq!(count.failures(), 1);
         count.none_failed().unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn the_application_answers_by_http_tls_and_grpc_on_one_port() {
+        let (server, certificate) = app::tests::green().await;
+        for target in [Target::Connections(server), Target::Tls(server, certificate)] {
+            let fresh = Fresh::of(target).unwrap().unwrap();
+            assert_eq!(fresh.ask().await.unwrap(), Colour::Green);
+        }
+        let channel = channel(server).unwrap();
+        for _ in 0..2 {
+            assert_eq!(call(channel.clone()).await.unwrap(), Colour::Green);
+        }
     }
 }

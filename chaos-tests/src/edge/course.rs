@@ -129,8 +129,10 @@ pub enum Steers {
     Haproxy,
     /// The addresses of the shop's name.
     Dns,
-    /// Routes of the edge's Gateway, in blue's cluster.
+    /// Routes of requests and of connections of the edge's Gateway, in Lockkeeper's own cluster.
     GatewayApi,
+    /// Routes of every kind of the edge's Gateway, in a cluster that a kubeconfig leads to.
+    Routes,
     /// The edge's HAProxy, and a Job.
     HaproxyAndJob,
 }
@@ -159,18 +161,24 @@ impl Steers {
                 "blue": applications(Colour::Blue), "green": applications(Colour::Green),
                 "ttlSeconds": dns::TTL, "cutoverTtlSeconds": dns::CUTOVER_TTL,
             }}),
-            Self::GatewayApi => {
-                let routes = [Kind::Http, Kind::Tcp].map(|kind| {
-                    let [_, kind, name] = kind.words();
-                    json!({"kind": kind, "namespace": gateway::NAMESPACE, "name": name})
-                });
-                json!({"gatewayAPI": {
-                    "cluster": {"thisCluster": true}, "routes": routes,
-                    "blue": {"name": "blue"}, "green": {"name": "green"},
-                }})
+            Self::GatewayApi => routes(&json!({"thisCluster": true}), &[Kind::Http, Kind::Tcp]),
+            Self::Routes => {
+                let secret = json!({"kubeconfigSecret": {"name": gateway::SECRET}});
+                routes(&secret, &Kind::ALL)
             }
         }
     }
+}
+
+fn routes(cluster: &Value, kinds: &[Kind]) -> Value {
+    let named = |kind: &Kind| {
+        let [_, kind, name] = kind.words();
+        json!({"kind": kind, "namespace": gateway::NAMESPACE, "name": name})
+    };
+    json!({"gatewayAPI": {
+        "cluster": cluster, "routes": kinds.iter().map(named).collect::<Vec<_>>(),
+        "blue": {"name": "blue"}, "green": {"name": "green"},
+    }})
 }
 
 /// Seconds until an API that does not answer counts as lost, where a plan says what that means.

@@ -12,12 +12,16 @@
 //! | `dns` | a name's two authoritative servers, where a scenario wants them |
 //! | `prometheus` | who counts what HAProxy answers, where a scenario wants it |
 //! | `course` | a ClusterCutover, and the weights that the edge really has |
-//! | `gateway` | Contour and Envoy, with routes of the Gateway API in blue's cluster, where a scenario wants them |
+//! | `gateway` | Contour and Envoy, with routes of the Gateway API in one of the clusters, where a scenario wants them |
 //! | `ledger` | what runs in one cluster only, and where it writes who it is |
 //! | `steer` | a Job that steers a backend of the edge's which Lockkeeper does not know |
+//! | `account` | credentials with few rights |
+//! | `certificate` | with which the application answers TLS by itself |
 //! | `clients` | who asks all the time, and what they were answered |
 
+mod account;
 pub mod app;
+mod certificate;
 mod clients;
 mod course;
 pub mod dns;
@@ -39,11 +43,12 @@ use crate::remains;
 use crate::scene::Scene;
 use crate::state::Options;
 
+use certificate::Certificate;
 use clients::Target;
 pub use clients::{Clients, Count};
 pub use course::{Cutover, FAILURES, Plan, Steers, Watch};
 pub use dns::Dns;
-pub use gateway::Gateway;
+pub use gateway::{Gateway, Kind};
 pub use network::{EDGE, PROXY};
 pub use prometheus::errors_of;
 pub use proxy::{BACKEND, BESIDE, Proxy, RUNTIME_API};
@@ -86,6 +91,7 @@ pub struct Pair<'a> {
     pub green: Lab,
     /// HAProxy at the edge.
     pub proxy: Proxy,
+    certificate: Certificate,
 }
 
 impl<'a> Pair<'a> {
@@ -131,7 +137,13 @@ impl<'a> Pair<'a> {
     fn join(scene: &'a Scene, green: Lab) -> Result<Self> {
         network::create(scene.lab.home(), green.home())?;
         let proxy = Proxy::start(scene.lab.home())?;
-        Ok(Self { scene, green, proxy })
+        let certificate = Certificate::make(&scene.lab.home().path(""))?;
+        Ok(Self {
+            scene,
+            green,
+            proxy,
+            certificate,
+        })
     }
 
     /// The lab of a colour.
@@ -191,9 +203,15 @@ impl<'a> Pair<'a> {
         self.clients_of(Target::Address(network::BESIDE))
     }
 
-    /// Clients at work at the edge's Gateway.
-    pub fn clients_of_the_gateway(&self) -> Result<Clients> {
-        self.clients_of(Target::Address(gateway::LISTENER))
+    /// Clients at work at the edge's Gateway, at what a kind of routes leads on.
+    pub fn clients_of_the_gateway(&self, kind: Kind) -> Result<Clients> {
+        let there = kind.listener();
+        self.clients_of(match kind {
+            Kind::Http => Target::Address(there),
+            Kind::Grpc => Target::Calls(there),
+            Kind::Tls => Target::Tls(there, self.certificate.clone()),
+            Kind::Tcp => Target::Connections(there),
+        })
     }
 
     /// Clients at work that look the shop's name up, and ask the application without the edge's HAProxy.

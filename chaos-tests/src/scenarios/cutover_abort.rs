@@ -27,7 +27,7 @@ async fn play(scene: &Scene) -> Result<String> {
         let (clients, watch) = begin(pair).await?;
         let cutover = pair.begin("shop", &plan(&[5, 25, 100])).await?;
         watch.until(pair, 25).await?;
-        let back = abort(pair, &cutover, &clients).await?;
+        let back = abort(pair, &cutover, [&clients]).await?;
         watch.were(&[0, 5, 25, 0])?;
         let count = clients.stop()?;
         count.none_failed()?;

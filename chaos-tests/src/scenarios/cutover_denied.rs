@@ -8,13 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures::FutureExt;
-use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::ServiceAccount;
-use kube::api::{Api, PostParams};
-use lockkeeper_crds::{CheckResult, CutoverState};
+use lockkeeper_crds::CutoverState;
 use serde_json::{Value, json};
 
-use super::cutting_over::{LIMIT, plan};
+use super::cutting_over::{LIMIT, named, plan};
 use super::{Scenario, Suite};
 use crate::edge::{Colour, Cutover, Pair, Plan, Watch, app};
 use crate::install::NAMESPACE;
@@ -39,13 +36,8 @@ const UNNAMED: &str = "unnamed";
 async fn play(scene: &Scene) -> Result<String> {
     Pair::play(scene, async |pair| {
         let green = pair.client(Colour::Green).await?;
-        let account = json!({
-            "apiVersion": "v1", "kind": "ServiceAccount",
-            "metadata": {"name": LIMITED, "namespace": "default"},
-        });
-        app::apply(pair, &green, &account).await?;
-        let of_nobody = kubeconfig(pair, "nobody")?;
-        let kubeconfig = kubeconfig(pair, &token(&green).await?)?;
+        let of_nobody = pair.kubeconfig_with(Colour::Green, "nobody")?;
+        let kubeconfig = pair.account(Colour::Green, LIMITED).await?;
         pair.install_in(Colour::Blue, &[(LIMITED, "kubeconfig", &of_nobody)])
             .await?;
         pair.write_secret(Colour::Blue, UNNAMED, "kubeconfig", &kubeconfig)
@@ -92,45 +84,6 @@ async fn play(scene: &Scene) -> Result<String> {
         ))
     })
     .await
-}
-
-/// A token of the ServiceAccount.
-async fn token(green: &kube::Client) -> Result<String> {
-    let accounts: Api<ServiceAccount> = Api::namespaced(green.clone(), "default");
-    let request = TokenRequest {
-        spec: TokenRequestSpec {
-            expiration_seconds: Some(3600),
-            ..TokenRequestSpec::default()
-        },
-        ..TokenRequest::default()
-    };
-    let params = PostParams::default();
-    let made = accounts.create_token_request(LIMITED, &params, &request).await?;
-    Ok(made.status.context("no token was given")?.token)
-}
-
-/// A kubeconfig with a token, and nothing else of the admin's.
-fn kubeconfig(pair: &Pair<'_>, token: &str) -> Result<String> {
-    let mut kubeconfig: serde_yaml::Value = serde_yaml::from_str(&pair.kubeconfig(Colour::Green)?)?;
-    let user = kubeconfig
-        .get_mut("users")
-        .and_then(|users| users.get_mut(0)?.get_mut("user"))
-        .context("the kubeconfig has no users[0].user")?;
-    *user = serde_yaml::to_value(json!({"token": token}))?;
-    Ok(serde_yaml::to_string(&kubeconfig)?)
-}
-
-/// Waits until it is blocked by this check, with these words in it.
-async fn named(cutover: &Cutover<'_, '_>, check: &str, words: &str) -> Result<String> {
-    let is_named = |status: &lockkeeper_crds::ClusterCutoverStatus| {
-        let mut checks = status.preflight.iter();
-        status.state == CutoverState::Blocked
-            && checks.any(|c| c.name == check && c.result == CheckResult::Block && c.message.contains(words))
-    };
-    let what = format!("{check}: {words}");
-    let status = cutover.reaches(&what, Duration::from_secs(60), is_named).await?;
-    let mut found = status.preflight.into_iter().filter(|c| c.name == check);
-    Ok(found.next().context("the check is gone")?.message)
 }
 
 /// It has not begun.
