@@ -17,6 +17,7 @@ mod cutover_freeze;
 mod cutover_gateway;
 mod cutover_haproxy;
 mod cutover_killed;
+mod cutover_routes;
 mod cutover_several;
 mod cutover_singletons;
 mod cutover_two;
@@ -118,6 +119,7 @@ pub const ALL: &[Scenario] = &[
     cutover_dns::SCENARIO,
     cutover_away::SCENARIO,
     cutover_gateway::SCENARIO,
+    cutover_routes::SCENARIO,
     cutover_several::SCENARIO,
 ];
 
