@@ -16,7 +16,8 @@
 //! * What cannot be seen is unknown: neither empty, nor stopped, nor as it was.
 //! * What runs once is started in a cluster only when it is proven stopped in the other, in the same look, and a stop
 //!   changes the object, so that a start which was decided before it is refused ([`Fence`]).
-//! * A freeze has an end from its beginning; a hand-over that is not done by then goes back.
+//! * A freeze has an end from its beginning. It lasts until the last client heeds that green has all traffic; what has
+//!   not come so far by its end goes back.
 //! * Once the freeze is lifted with green at work, going back loses writes: then a person decides.
 
 mod model;
@@ -265,6 +266,14 @@ fn too_late(me: &Memory, wanted: &Wanted, now: DateTime<Utc>) -> Option<String> 
             "the weights were not seen where they were set within {} s",
             wanted.takes.num_seconds()
         )),
+        // Also when nobody looked at that moment: blue has taken writes that green has not.
+        Stage::Step(_)
+            if me.frozen_until.is_some_and(|end| {
+                now >= end && me.reached.is_none_or(|reached| reached + wanted.settles > end)
+            }) =>
+        {
+            Some("not every client heeded that green has all traffic before the freeze had to end".to_owned())
+        }
         Stage::HandingOver if me.frozen_until.is_some_and(|end| now >= end) => {
             Some("what runs once was not handed over before the freeze had to end".to_owned())
         }
@@ -386,9 +395,10 @@ fn step(i: usize, me: &Memory, wanted: &Wanted, seen: &Seen, now: DateTime<Utc>)
     go_to(i + 1, me, wanted, seen, now)
 }
 
-/// After a hand-over: the freeze is lifted, and what runs once stays out of blue.
+/// After a hand-over: the freeze is lifted once the last client heeds the weights, and what runs once stays out of blue.
 fn settled_duties(me: &Memory, wanted: &Wanted, seen: &Seen, now: DateTime<Utc>) -> Option<Act> {
-    if me.frozen_until.is_some() {
+    let heeded = me.reached.is_none_or(|reached| now - reached >= wanted.settles);
+    if me.frozen_until.is_some() && heeded {
         if !me.diverged {
             // Written down before writes are let through: what cannot be taken back is never unsaid.
             return Some(Act::Mark(Memory {

@@ -52,7 +52,7 @@ pub(in crate::scenarios) const MINUTE: Duration = Duration::from_secs(60);
 const WORK: &str = "/var/lib/lockkeeper/work";
 const WORK_MIB: u32 = 512;
 
-fn lab() -> Options {
+pub(super) fn lab() -> Options {
     Options {
         small_disks: vec![(PathBuf::from(WORK), WORK_MIB)],
         ..super::one_node()
@@ -195,7 +195,7 @@ fn compare(name: &str, level: Proof, found: &Findings, keys: u64, secrets: usize
 }
 
 /// No file of a proof, no manifest, no process, once what was in hand has been seen off.
-async fn nothing_left(scene: &Scene) -> Result<()> {
+pub(super) async fn nothing_left(scene: &Scene) -> Result<()> {
     let node = scene.lab.node("cp1")?;
     let script = format!(
         "ls {WORK} | grep -v lost+found; ls /etc/kubernetes/manifests | grep chore; ps ax -o args | grep -e '^etcdutl ' -e '^etcd .*lockkeeper' -e '^kube-apiserver .*lockkeeper'; true"

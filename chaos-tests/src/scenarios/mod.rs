@@ -26,6 +26,7 @@ mod encrypted;
 mod lab_smoke;
 mod operator_killed;
 mod power_cut;
+mod proof_yields;
 mod quorum_at_risk;
 mod quorum_lost;
 mod rescuing;
@@ -100,6 +101,7 @@ pub const ALL: &[Scenario] = &[
     restore_fails::SCENARIO,
     upgrade_ha::SCENARIO,
     backup_schedule::SCENARIO,
+    proof_yields::SCENARIO,
     api_away::SCENARIO,
     operator_killed::SCENARIO,
     agent_killed::SCENARIO,

@@ -50,8 +50,8 @@ impl std::fmt::Display for SingletonKind {
     }
 }
 
-/// Writes to blue's API are refused while what runs once is handed over, so that nothing is written there that green
-/// does not get.
+/// Writes to blue's API are refused while what runs once is handed over and until the last client heeds that green has
+/// all traffic, so that nothing is written there that green does not get.
 ///
 /// Refused are creations, changes and deletions of objects in these namespaces, by everybody but the cluster's own
 /// components and Lockkeeper. What an application writes into its database is not: that is the application's own to
@@ -69,8 +69,9 @@ pub struct Freeze {
     )]
     #[x_kube(validation = Rule::new("!self.exists(n, n.startsWith('kube-'))").message("spec.freeze.namespaces names one of Kubernetes' own: the control plane could not work in it"))]
     pub namespaces: Vec<String>,
-    /// The longest that they are refused, in seconds. The cluster itself ends it then, also when nobody comes back to
-    /// lift it; a hand-over that is not done by then goes back.
+    /// The longest that they are refused, in seconds: for the hand-over, the setting of 100 % and what that takes to
+    /// settle (`settlesInSeconds`; for a DNS twice its `cutoverTtlSeconds`). The cluster itself ends it then, also when
+    /// nobody comes back to lift it; what is not done by then goes back.
     #[serde(default = "longest")]
     #[schemars(range(min = 10, max = 3600))]
     pub longest_seconds: u32,

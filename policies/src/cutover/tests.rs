@@ -282,3 +282,59 @@ fn approval_is_for_a_share_and_not_for_all_that_comes() {
     let act = decide(&memory(Stage::Step(0), true), &wanted, &seen(&[25]), at(60));
     assert_eq!(reason(&act), Some(Reason::AwaitingApproval));
 }
+
+/// In the last step, frozen until a second 60.
+fn frozen(reached: Option<i64>) -> Memory {
+    Memory {
+        reached: reached.map(at),
+        frozen_until: Some(at(60)),
+        handed: true,
+        ..memory(Stage::Step(1), false)
+    }
+}
+
+#[test]
+fn a_freeze_lasts_until_the_last_client_heeds_that_green_has_all() {
+    let wanted = Wanted {
+        settles: TimeDelta::seconds(20),
+        ..wanted()
+    };
+    let now_frozen = Seen {
+        frozen: Some(true),
+        blue: Duty::Stopped(Some(Fence::Forward)),
+        ..seen(&[100])
+    };
+    let me = frozen(Some(30));
+    let act = decide(&me, &wanted, &now_frozen, at(49));
+    assert_eq!(reason(&act), Some(Reason::Soaking));
+    let Act::Mark(diverged) = decide(&me, &wanted, &now_frozen, at(50)) else {
+        panic!("it is not lifted");
+    };
+    assert!(diverged.diverged);
+    assert_eq!(decide(&diverged, &wanted, &now_frozen, at(51)), Act::Thaw);
+}
+
+#[test]
+fn what_has_not_come_to_the_last_client_before_the_freeze_ends_goes_back() {
+    let wanted = Wanted {
+        settles: TimeDelta::seconds(20),
+        takes: TimeDelta::seconds(300),
+        ..wanted()
+    };
+    for (reached, now, goes_back) in [
+        (None, 59, false),
+        (None, 60, true),
+        (Some(41), 59, false),
+        (Some(41), 60, true),
+        // It was lifted by itself before, and nobody looked.
+        (Some(41), 600, true),
+        (Some(40), 600, false),
+    ] {
+        let act = decide(&frozen(reached), &wanted, &seen(&[100]), at(now));
+        let back = stage(&act) == Some(Stage::Back);
+        assert_eq!(
+            back, goes_back,
+            "reached at {reached:?}, looked at {now}: {act:?}"
+        );
+    }
+}

@@ -267,6 +267,7 @@ impl Desk {
             key: &place,
             manifest: &manifest,
             keys: store.identities(),
+            reached: report.backup.proven().unwrap_or_default(),
         };
         let limit = Duration::from_secs(spec.deadline_seconds.into());
         prover

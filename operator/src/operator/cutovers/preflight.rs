@@ -1,6 +1,7 @@
 //! What must hold before a cutover touches anything. Asks; changes nothing.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use lockkeeper_crds as crds;
 use lockkeeper_crds::CheckResult;
@@ -110,14 +111,11 @@ pub(super) async fn look(at: &Looked<'_>, seldom: &mut Seldom) -> (Vec<crds::Che
     }
     if let (Some(freeze), Ok(blue)) = (&spec.freeze, &ground.blue) {
         let tried = Freezer::new(blue, freeze, name, "").is_there().await;
-        checks.push(match tried {
-            Ok(_) => check("Freeze", CheckResult::Pass, "writes to blue can be tried".to_owned()),
-            Err(error) => check(
-                "Freeze",
-                CheckResult::Block,
-                format!("whether writes to blue are refused could not be told: {error}: correct spec.freeze.namespaces"),
-            ),
-        });
+        checks.push(freeze_can_be(
+            freeze,
+            ground.settles(),
+            tried.map(drop).map_err(|error| error.to_string()),
+        ));
     }
     checks.push(target_free(name, &ground.targets(), at.others));
     checks.extend(of_both(at, uids.iter().all(Option::is_some), seldom).await);
@@ -127,6 +125,29 @@ pub(super) async fn look(at: &Looked<'_>, seldom: &mut Seldom) -> (Vec<crds::Che
         checks.push(check("Parity", result, message));
     }
     (checks, uids)
+}
+
+/// A freeze lasts until the last client heeds that green has all traffic. `settles`: how long that takes once it is set;
+/// `tried`: a write to blue.
+fn freeze_can_be(freeze: &crds::Freeze, settles: Duration, tried: Result<(), String>) -> crds::Check {
+    let longest = freeze.longest_seconds;
+    let settles = settles.as_secs();
+    let (result, message) = match tried {
+        Err(error) => (
+            CheckResult::Block,
+            format!(
+                "whether writes to blue are refused could not be told: {error}: correct spec.freeze.namespaces"
+            ),
+        ),
+        Ok(()) if settles >= longest.into() => (
+            CheckResult::Block,
+            format!(
+                "clients heed what moves the traffic within {settles} s (settlesInSeconds in spec.traffic; for dns twice its cutoverTtlSeconds), and spec.freeze.longestSeconds is {longest}: all would go back when the freeze ends; make a new ClusterCutover with a longer freeze, which also covers the hand-over and the setting of 100 %, or without one"
+            ),
+        ),
+        Ok(()) => (CheckResult::Pass, "writes to blue can be tried".to_owned()),
+    };
+    check("Freeze", result, message)
 }
 
 /// Checks that need both clusters. `answer`: both do, and their credentials suffice.
@@ -432,11 +453,34 @@ mod tests {
         );
         let unknown = Err(ApiError::Late {
             what: "ask green".to_owned(),
-            limit: std::time::Duration::from_secs(10),
+            limit: Duration::from_secs(10),
             servers: String::new(),
         });
         assert_eq!(permissions("P", "", "", &unknown).result, CheckResult::Unknown);
         assert_eq!(permissions("P", "", "", &Ok(vec![])).result, CheckResult::Pass);
+    }
+
+    #[test]
+    fn a_freeze_that_ends_before_the_last_client_heeds_100_percent_is_refused() {
+        let freeze = crds::Freeze {
+            namespaces: vec!["shop".to_owned()],
+            longest_seconds: 120,
+        };
+        let asked =
+            |settles, tried: Result<(), String>| freeze_can_be(&freeze, Duration::from_secs(settles), tried);
+        for settles in [0, 119] {
+            assert_eq!(asked(settles, Ok(())).result, CheckResult::Pass, "{settles}");
+        }
+        for settles in [120, 600] {
+            let found = asked(settles, Ok(()));
+            assert_eq!(found.result, CheckResult::Block, "{settles}");
+            let said = found.message;
+            assert!(
+                said.contains("settlesInSeconds") && said.contains("longestSeconds is 120"),
+                "{said}"
+            );
+        }
+        assert_eq!(asked(0, Err("no right".to_owned())).result, CheckResult::Block);
     }
 
     #[test]

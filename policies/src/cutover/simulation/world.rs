@@ -7,6 +7,8 @@ use crate::cutover::*;
 
 /// Seconds that a freeze may last.
 const FREEZE: i64 = 40;
+/// Seconds until the last client heeds what was set.
+const SETTLES: i64 = 2;
 /// Seconds after which an operator that has not renewed its lease does nothing more.
 const LEASE: i64 = 4;
 
@@ -32,16 +34,19 @@ pub(super) enum Broken {
     EndsAtOnce,
     /// A source that does not answer is taken for one that is as it should be.
     UnreadIsAsSet,
+    /// What is set is taken for what the last client heeds.
+    HeededAtOnce,
 }
 
 impl Broken {
     /// Those that random courses find; [`Self::NoFence`] and [`Self::EndsAtOnce`] have courses of their own.
-    pub(super) const TAKEN_OUT: [Self; 5] = [
+    pub(super) const TAKEN_OUT: [Self; 6] = [
         Self::UnknownIsStopped,
         Self::EndingIsStopped,
         Self::WritesOverOthers,
         Self::FreezeWithoutEnd,
         Self::UnreadIsAsSet,
+        Self::HeededAtOnce,
     ];
 }
 
@@ -116,6 +121,10 @@ pub(super) struct World {
     ready: Option<i64>,
     freeze: Option<i64>,
     freeze_began: Option<i64>,
+    /// When blue first took writes again after that.
+    let_through: Option<i64>,
+    /// From when on all clients are green's.
+    all_greens: Option<i64>,
     looks: [Option<Look>; 2],
     set: Vec<u8>,
 }
@@ -154,6 +163,8 @@ impl World {
             ready: None,
             freeze: None,
             freeze_began: None,
+            let_through: None,
+            all_greens: None,
             looks: [None, None],
             set: vec![],
         }
@@ -193,7 +204,11 @@ impl World {
             },
             window: TimeDelta::seconds(30),
             takes: TimeDelta::seconds(60),
-            settles: TimeDelta::seconds(2),
+            settles: TimeDelta::seconds(if self.broken == Broken::HeededAtOnce {
+                0
+            } else {
+                SETTLES
+            }),
             lost_after: TimeDelta::seconds(20),
             blue_lost: if self.plan.back_when_blue_lost {
                 WhenLost::GoBack
@@ -295,6 +310,9 @@ impl World {
             Event::Pass(seconds) => {
                 for _ in 0..*seconds {
                     self.now += 1;
+                    if self.freeze_began.is_some() && !self.is_frozen() {
+                        self.let_through.get_or_insert(self.now);
+                    }
                     self.gate.push((self.now, self.gate_passes));
                 }
             }
@@ -402,6 +420,9 @@ impl World {
         if new == Stage::RolledBack && old == Stage::Back {
             prop_assert_eq!(self.sources, [0, 0], "called rolled back");
         }
+        if new == Stage::Step(2) && self.memory.reached.is_none() && next.reached.is_some() {
+            self.all_greens = Some(self.now + SETTLES);
+        }
         self.memory = next;
         self.version += 1;
         Ok(())
@@ -491,6 +512,13 @@ impl World {
         if self.plan.hand_over {
             prop_assert_eq!(self.clusters[0].pods, !green, "{:?}", stage);
             prop_assert_eq!(self.clusters[1].pods, green, "{:?}", stage);
+        }
+        if green && let Some(let_through) = self.let_through {
+            prop_assert!(
+                self.all_greens.is_some_and(|all| let_through >= all),
+                "blue took writes at {let_through}, and all clients were green's at {:?}",
+                self.all_greens
+            );
         }
         prop_assert!(!self.is_frozen());
         Ok(())
