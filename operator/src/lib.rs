@@ -9,12 +9,19 @@
 //! | [`traffic`] | the weights of two clusters' traffic, set and read back | load balancers, by their own interfaces |
 //! | [`parity`] | whether one cluster has what another has | two APIs, reading only |
 //! | [`api`] | a Kubernetes client that outlives any one API server | API servers |
+//! | `aside` | work on a thread that gives way to all others | nothing |
 //! | `jobs` | Jobs made from a template of the user's, for gates and for traffic | nothing |
 //! | [`view`] | an upgrade on the screen | the API, reading only |
 //! | [`telemetry`] | logs, metrics, health endpoints, events | its own port |
 
+/// musl's own gives what is freed back to the kernel, and fetches it anew page by page: a backup and its way back are made
+/// of buffers.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 pub mod agent;
 pub mod api;
+mod aside;
 mod backoff;
 pub mod cli;
 mod jobs;

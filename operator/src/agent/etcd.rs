@@ -21,11 +21,13 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use etcd_client::{
-    AlarmAction, AlarmOptions, AlarmType, Certificate, Client, ConnectOptions, GetOptions, Identity,
-    StatusResponse, TlsOptions,
+    AlarmAction, AlarmOptions, AlarmType, Certificate, Channel, Client, GetOptions, Identity,
+    SnapshotStreaming, StatusResponse, TlsOptions,
 };
 use lockkeeper_crds::{self as crds, EtcdStatus, Tristate};
+use tonic::transport::Endpoint;
 
+use crate::api::chain;
 use crate::store::KeyHash;
 
 pub use error::EtcdError;
@@ -41,6 +43,10 @@ const ANSWER: Duration = Duration::from_millis(2500);
 
 /// For the TCP and TLS handshake, on the same machine.
 const CONNECT: Duration = Duration::from_secs(2);
+
+/// What etcd may have on its way to us, in bytes. Small: a snapshot that is read slowly comes in as many small bursts, and
+/// writes are served in between.
+const WINDOW: u32 = 256 * 1024;
 
 /// For the files. Even a disk may hang.
 const FILES: Duration = Duration::from_secs(2);
@@ -193,25 +199,7 @@ impl EtcdMember {
     /// When the member is absent, cannot be asked, or cannot read linearizably: what it holds may then be old.
     pub async fn snapshot(&self) -> Result<Snapshot, EtcdError> {
         let (target, files) = self.target().await?;
-        let client = connect(&target, &files).await?;
-        let revision = linearizable_read(&client).await?;
-        let status = status(&client).await?;
-        let header = status.header();
-        let origin = Origin {
-            revision,
-            cluster_id: id(header.map(etcd_client::ResponseHeader::cluster_id)),
-            member_id: id(header.map(etcd_client::ResponseHeader::member_id)),
-            etcd_version: status.version().to_owned(),
-            storage_version: Some(status.storage_version().to_owned()).filter(|v| !v.is_empty()),
-            keys: count(&client, revision).await,
-            hash_kv: match status.db_size() {
-                0..=HASHED => hash_kv(&client, revision, HASHED_WITHIN).await.ok(),
-                _ => None,
-            },
-        };
-        let mut maintenance = client.maintenance_client();
-        let stream = within(SNAPSHOT_BEGINS, "begin a snapshot", maintenance.snapshot()).await?;
-        Ok(Snapshot::new(origin, stream))
+        Snapshot::begin(async move || begin_snapshot(&connect(&target, &files).await?).await).await
     }
 
     /// The revision that it is at, by a linearizable read.
@@ -347,7 +335,15 @@ async fn credentials(target: &Target, files: &[PathBuf]) -> Result<Credentials, 
 }
 
 async fn connect(target: &Target, files: &[PathBuf]) -> Result<Client, EtcdError> {
-    let mut options = ConnectOptions::new().with_connect_timeout(CONNECT);
+    let fail = |problem: String| EtcdError::Client {
+        endpoint: target.endpoint.clone(),
+        problem,
+    };
+    let endpoint = Endpoint::from_shared(target.endpoint.clone()).map_err(|e| fail(chain(&e)))?;
+    let mut endpoint = endpoint
+        .connect_timeout(CONNECT)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW);
     if let [ca, certificate, key] = files {
         let ca = file(ca, tokio::fs::read(ca)).await?;
         let certificate = file(certificate, tokio::fs::read(certificate)).await?;
@@ -355,17 +351,31 @@ async fn connect(target: &Target, files: &[PathBuf]) -> Result<Client, EtcdError
         let tls = TlsOptions::new()
             .ca_certificate(Certificate::from_pem(ca))
             .identity(Identity::from_pem(certificate, key));
-        options = options.with_tls(tls);
+        endpoint = endpoint.tls_config(tls).map_err(|e| fail(chain(&e)))?;
     }
-    let connecting = Client::connect([target.endpoint.as_str()], Some(options));
-    let fail = |problem: String| EtcdError::Client {
-        endpoint: target.endpoint.clone(),
-        problem,
+    let connecting = Client::from_channel(Channel::Tonic(endpoint.connect_lazy()), None);
+    connecting.await.map_err(|e| fail(explain(&e)))
+}
+
+async fn begin_snapshot(client: &Client) -> Result<(Origin, SnapshotStreaming), EtcdError> {
+    let revision = linearizable_read(client).await?;
+    let status = status(client).await?;
+    let header = status.header();
+    let origin = Origin {
+        revision,
+        cluster_id: id(header.map(etcd_client::ResponseHeader::cluster_id)),
+        member_id: id(header.map(etcd_client::ResponseHeader::member_id)),
+        etcd_version: status.version().to_owned(),
+        storage_version: Some(status.storage_version().to_owned()).filter(|v| !v.is_empty()),
+        keys: count(client, revision).await,
+        hash_kv: match status.db_size() {
+            0..=HASHED => hash_kv(client, revision, HASHED_WITHIN).await.ok(),
+            _ => None,
+        },
     };
-    match tokio::time::timeout(CONNECT, connecting).await {
-        Ok(client) => client.map_err(|e| fail(explain(&e))),
-        Err(_) => Err(fail(format!("not done within {} s", CONNECT.as_secs()))),
-    }
+    let mut maintenance = client.maintenance_client();
+    let stream = within(SNAPSHOT_BEGINS, "begin a snapshot", maintenance.snapshot()).await?;
+    Ok((origin, stream))
 }
 
 async fn file<T>(path: &Path, work: impl Future<Output = std::io::Result<T>>) -> Result<T, EtcdError> {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
@@ -14,14 +14,15 @@ use tokio_util::sync::CancellationToken;
 use super::manifest::Object;
 use super::pack::{Unreadable, unpack};
 use super::whole::Unlike;
-use super::{BackupKey, Failure, Identities, Manifest, Store, StoreError, hex};
+use super::{BackupKey, Failure, Fingerprint, Identities, Manifest, Store, StoreError, hex};
+use crate::aside::aside;
 
 /// Pieces between the network and the disk. They are of what one read of the connection gives: 64 KiB at most.
 const BETWEEN: usize = 32;
 
 /// What is unpacked at once on the way to the file.
 const CHUNK: usize = 128 * 1024;
-/// How many of them the thread that writes may be behind.
+/// How many of them the threads that hash and write may be behind.
 const AHEAD: usize = 16;
 
 impl Store {
@@ -82,7 +83,7 @@ impl Store {
         cancel: &CancellationToken,
     ) -> Result<T, StoreError> {
         let (pieces, taken) = mpsc::channel(BETWEEN);
-        let opening = tokio::task::spawn_blocking(move || open(Pieces::new(taken)));
+        let opening = aside("unpack", move || open(Pieces::new(taken)));
         let damaged = |detail| {
             self.failure(Failure::Damaged {
                 location: self.uri(location),
@@ -99,9 +100,7 @@ impl Store {
             () = cancel.cancelled() => Err(self.failure(Failure::Cancelled)),
         };
         // What it reads from has ended with the download, whichever way.
-        let opened = opening
-            .await
-            .unwrap_or_else(|e| Err(Unreadable::Content(e.to_string()).into()));
+        let opened = opening.await.unwrap_or_else(|_| Err(broke().into()));
         match (read, opened) {
             (Ok(()), Ok(opened)) => Ok(opened),
             // Whatever the content lacks, the disk is the reason that the download was cut short.
@@ -185,48 +184,62 @@ fn write_out(from: Pieces, path: &Path, object: &Object, keys: &Identities) -> R
 }
 
 /// Unpacks what comes, gives it to `into`, and compares it with what was packed. All that comes is taken, so that the
-/// download says too what it is. A thread of its own unpacks, while this one hashes and writes.
+/// download says too what it is. One thread unpacks and one hashes, while this one writes.
 pub(super) fn plain(
     from: Pieces,
     object: &Object,
     keys: &Identities,
-    mut into: impl FnMut(&[u8]) -> Result<(), Unwritten>,
+    into: impl FnMut(&[u8]) -> Result<(), Unwritten>,
 ) -> Result<(), Unwritten> {
-    let (give, taken) = sync_channel(AHEAD);
-    let (back, used) = channel();
-    let (mut hash, mut size) = (Sha256::new(), 0);
-    let (unpacked, written) = std::thread::scope(|scope| {
-        let unpacking = scope.spawn(move || unpack_all(from, object, keys, &Chunks { give, used }));
-        // Ends with the last chunk; what is not taken ends the other.
-        let written: Result<(), Unwritten> = taken.into_iter().try_for_each(|chunk: Vec<u8>| {
-            hash.update(&chunk);
-            size += chunk.len() as u64;
-            into(&chunk)?;
-            // It may have unpacked its last.
-            let _ = back.send(chunk);
-            Ok(())
-        });
-        (unpacking.join(), written)
+    let (written, unpacked, hashed) = std::thread::scope(|scope| {
+        let ((to_hash, hashed), (to_write, written)) = (sync_channel(AHEAD), sync_channel(AHEAD));
+        let unpacking = scope.spawn(move || unpack_all(from, object, keys, &[to_hash, to_write]));
+        let hashing = scope.spawn(move || fingerprint(hashed));
+        // Ends with the last chunk; what is not taken ends the others.
+        let written = write_all(written, into);
+        (written, unpacking.join(), hashing.join())
     });
     written?;
-    unpacked.unwrap_or_else(|_| Err(Unreadable::Content("it could not be unpacked".to_owned())))?;
-    let sha256 = hex(&hash.finalize());
-    if (size, &sha256) != (object.plain.size, &object.plain.sha256) {
+    unpacked.unwrap_or_else(|_| Err(broke()))?;
+    let found = hashed.map_err(|_| broke())?;
+    if found != object.plain {
         return Err(Unwritten::Content(Unreadable::Content(format!(
-            "unpacked, it has {size} bytes with SHA-256 {sha256} instead of {} bytes with {}",
-            object.plain.size, object.plain.sha256
+            "unpacked, it has {} bytes with SHA-256 {} instead of {} bytes with {}",
+            found.size, found.sha256, object.plain.size, object.plain.sha256
         ))));
     }
     Ok(())
 }
 
-/// From the thread that unpacks to the one that writes, and back to be used again.
-struct Chunks {
-    give: SyncSender<Vec<u8>>,
-    used: Receiver<Vec<u8>>,
+fn broke() -> Unreadable {
+    Unreadable::Content("it could not be unpacked".to_owned())
 }
 
-fn unpack_all(mut from: Pieces, object: &Object, keys: &Identities, to: &Chunks) -> Result<(), Unreadable> {
+fn write_all(
+    chunks: Receiver<Bytes>,
+    mut into: impl FnMut(&[u8]) -> Result<(), Unwritten>,
+) -> Result<(), Unwritten> {
+    chunks.into_iter().try_for_each(|chunk| into(&chunk))
+}
+
+fn fingerprint(chunks: Receiver<Bytes>) -> Fingerprint {
+    let (mut hash, mut size) = (Sha256::new(), 0);
+    for chunk in chunks {
+        hash.update(&chunk);
+        size += chunk.len() as u64;
+    }
+    Fingerprint {
+        size,
+        sha256: hex(&hash.finalize()),
+    }
+}
+
+fn unpack_all(
+    mut from: Pieces,
+    object: &Object,
+    keys: &Identities,
+    to: &[SyncSender<Bytes>],
+) -> Result<(), Unreadable> {
     let encrypted = object.encrypted.as_ref().map(|e| (e, keys));
     let unpacked = match unpack(&mut from, object.compression, encrypted) {
         // One byte more than there should be is enough to know.
@@ -246,16 +259,16 @@ enum Copied {
     Unwanted,
 }
 
-fn copy(mut from: impl Read, to: &Chunks) -> Result<Copied, Unreadable> {
+fn copy(mut from: impl Read, to: &[SyncSender<Bytes>]) -> Result<Copied, Unreadable> {
     loop {
-        let mut chunk = to.used.try_recv().unwrap_or_default();
-        chunk.resize(CHUNK, 0);
+        let mut chunk = vec![0; CHUNK];
         match from.read(&mut chunk) {
             Ok(0) => return Ok(Copied::Whole),
             Ok(read) => chunk.truncate(read),
             Err(e) => return Err(Unreadable::Content(e.to_string())),
         }
-        if to.give.send(chunk).is_err() {
+        let chunk = Bytes::from(chunk);
+        if to.iter().any(|to| to.send(chunk.clone()).is_err()) {
             return Ok(Copied::Unwanted);
         }
     }

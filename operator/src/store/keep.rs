@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use object_store::path::Path;
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
@@ -164,8 +165,7 @@ impl Store {
 
 /// A small source that is in memory.
 struct Held {
-    data: Option<Vec<u8>>,
-    now: Vec<u8>,
+    data: Option<Bytes>,
     all: Fingerprint,
 }
 
@@ -176,8 +176,7 @@ impl Held {
             sha256: hex(&Sha256::digest(&data)),
         };
         Self {
-            data: Some(data),
-            now: vec![],
+            data: Some(data.into()),
             all,
         }
     }
@@ -186,14 +185,11 @@ impl Held {
 impl Source for Held {
     type Error = Infallible;
 
-    async fn next(&mut self) -> Result<Piece<'_>, Infallible> {
-        match self.data.take() {
-            Some(data) => {
-                self.now = data;
-                Ok(Piece::Data(&self.now))
-            }
-            None => Ok(Piece::End(self.all.clone())),
-        }
+    async fn next(&mut self) -> Result<Piece, Infallible> {
+        Ok(match self.data.take() {
+            Some(data) => Piece::Data(data),
+            None => Piece::End(self.all.clone()),
+        })
     }
 }
 

@@ -23,7 +23,7 @@ async fn packed(lock: Option<Lock>) -> (World, Manifest, Vec<u8>) {
     let mut content = vec![];
     let mut source = Bytewise::of(SIZE);
     while let Piece::Data(piece) = source.next().await.unwrap() {
-        content.extend_from_slice(piece);
+        content.extend_from_slice(&piece);
     }
     (world, written, content)
 }

@@ -217,7 +217,6 @@ impl MultipartUpload for FaultyUpload {
 pub(super) struct Bytewise {
     left: usize,
     fails_at: Option<usize>,
-    message: Vec<u8>,
     hash: Sha256,
     given: u64,
 }
@@ -227,7 +226,6 @@ impl Bytewise {
         Self {
             left: size,
             fails_at: None,
-            message: vec![],
             hash: Sha256::new(),
             given: 0,
         }
@@ -247,7 +245,7 @@ pub(super) struct Broken;
 impl Source for Bytewise {
     type Error = Broken;
 
-    async fn next(&mut self) -> Result<Piece<'_>, Broken> {
+    async fn next(&mut self) -> Result<Piece, Broken> {
         if self.fails_at.is_some_and(|at| self.given >= at as u64) {
             return Err(Broken);
         }
@@ -259,10 +257,10 @@ impl Source for Bytewise {
         }
         let now = self.left.min(32 * 1024);
         self.left -= now;
-        self.message = vec![(self.left % 251) as u8; now];
-        self.hash.update(&self.message);
+        let piece = vec![(self.left % 251) as u8; now];
+        self.hash.update(&piece);
         self.given += now as u64;
-        Ok(Piece::Data(&self.message))
+        Ok(Piece::Data(piece.into()))
     }
 }
 

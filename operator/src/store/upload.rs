@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! source -> batches -> [compress, encrypt, hash] -> parts -> server
-//!     async, 1 MiB          a blocking thread         async, 8 MiB, two at a time
+//!     async, 1 MiB       a thread that gives way       async, 8 MiB, two at a time
 //! ```
 //!
 //! Every arrow is a bounded channel: the slowest of them sets the pace, and memory does not grow with the size.
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStoreExt as _, PutMultipartOptions, PutPayload};
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::manifest::Object;
 use super::pack::pack;
 use super::{Failure, Store, StoreError, UploadError};
+use crate::aside::aside;
 
 /// All parts but the last: S3's least is 5 MiB, and with its most of 10 000 parts this lets 78 GiB through.
 pub const PART_SIZE: usize = 8 * 1024 * 1024;
@@ -33,8 +34,8 @@ const IN_FLIGHT: usize = 2;
 /// no size.
 const BATCH: usize = 1024 * 1024;
 
-/// Of etcd's stream.
-const MESSAGE: usize = 32 * 1024;
+/// What a pace that was kept too slowly may catch up: timers count in milliseconds.
+const CATCH_UP: Duration = Duration::from_millis(4);
 
 /// Batches that wait for the packing thread: 2 MiB.
 const BATCHES: usize = 2;
@@ -66,9 +67,9 @@ pub struct Fingerprint {
 
 /// What a source gives.
 #[derive(Debug)]
-pub enum Piece<'a> {
+pub enum Piece {
     /// The next bytes; any number.
-    Data(&'a [u8]),
+    Data(Bytes),
     /// There is no more, and what was given is whole: the source vouches for it.
     End(Fingerprint),
 }
@@ -82,7 +83,7 @@ pub trait Source: Send {
     type Error: std::error::Error + Send + 'static;
 
     /// The next piece.
-    fn next(&mut self) -> impl Future<Output = Result<Piece<'_>, Self::Error>> + Send;
+    fn next(&mut self) -> impl Future<Output = Result<Piece, Self::Error>> + Send;
 }
 
 impl Store {
@@ -160,13 +161,12 @@ impl Store {
         source: &mut S,
     ) -> Result<(Fingerprint, Fingerprint), UploadError<S::Error>> {
         let (give, batches) = mpsc::channel(BATCHES);
-        let (back, spare) = mpsc::unbounded_channel();
         let (send, parts) = mpsc::channel(1);
         let packing = self.packing.clone();
-        let packing = tokio::task::spawn_blocking(move || pack(batches, back, send, &packing));
+        let packing = aside("pack", move || pack(batches, send, &packing));
         let pace = Pace::of(self.limit);
         // Whichever of the two fails drops the other, and with their channels ends the thread.
-        let (plain, ()) = tokio::try_join!(feed(source, give, spare, pace), async {
+        let (plain, ()) = tokio::try_join!(feed(source, give, pace), async {
             self.send(upload, parts).await.map_err(UploadError::Store)
         })?;
         let problem = |detail: String| {
@@ -179,7 +179,7 @@ impl Store {
             (Ok(Ok(stored)), Some(plain)) => Ok((plain, stored)),
             (Ok(Ok(_)), None) => Err(problem("it ended too early".to_owned())),
             (Ok(Err(e)), _) => Err(problem(e.to_string())),
-            (Err(e), _) => Err(problem(e.to_string())),
+            (Err(_), _) => Err(problem("it broke".to_owned())),
         }
     }
 
@@ -232,27 +232,24 @@ impl Store {
 /// itself.
 async fn feed<S: Source>(
     source: &mut S,
-    give: mpsc::Sender<Vec<u8>>,
-    mut spare: mpsc::UnboundedReceiver<Vec<u8>>,
+    give: mpsc::Sender<Bytes>,
     mut pace: Pace,
 ) -> Result<Option<Fingerprint>, UploadError<S::Error>> {
-    // A message more than a batch: it is full when a message has filled it, and must not move for that.
-    let new = || Vec::with_capacity(BATCH + MESSAGE);
+    let new = || BytesMut::with_capacity(BATCH);
     let mut batch = new();
     loop {
         // A source that always has something ready would never let a deadline or a cancellation in.
         tokio::task::consume_budget().await;
         let end = match source.next().await.map_err(UploadError::Source)? {
             Piece::Data(data) => {
-                batch.extend_from_slice(data);
+                pace.keep(data.len()).await;
+                batch.extend_from_slice(&data);
                 None
             }
             Piece::End(fingerprint) => Some(fingerprint),
         };
         if batch.len() >= BATCH || (end.is_some() && !batch.is_empty()) {
-            pace.keep(batch.len()).await;
-            let empty = spare.try_recv().unwrap_or_else(|_| new());
-            let full = std::mem::replace(&mut batch, empty);
+            let full = std::mem::replace(&mut batch, new()).freeze();
             if give.send(full).await.is_err() {
                 return Ok(None);
             }
@@ -263,7 +260,7 @@ async fn feed<S: Source>(
     }
 }
 
-/// So many bytes a second and no more: what a pause left over is not made up for by a burst.
+/// So many bytes a second and no more: what a pause left over is not made up for by a burst, but for [`CATCH_UP`].
 struct Pace {
     limit: Option<f64>,
     due: Instant,
@@ -283,7 +280,8 @@ impl Pace {
         if self.due > now {
             tokio::time::sleep(self.due - now).await;
         }
-        self.due = self.due.max(now) + Duration::from_secs_f64(bytes as f64 / limit);
+        let earliest = now.checked_sub(CATCH_UP).unwrap_or(now);
+        self.due = self.due.max(earliest) + Duration::from_secs_f64(bytes as f64 / limit);
     }
 }
 

@@ -122,8 +122,8 @@ async fn a_source_that_is_always_ready_can_still_be_cancelled() {
     struct Endless;
     impl Source for Endless {
         type Error = Broken;
-        async fn next(&mut self) -> Result<Piece<'_>, Broken> {
-            Ok(Piece::Data(b"x"))
+        async fn next(&mut self) -> Result<Piece, Broken> {
+            Ok(Piece::Data(Bytes::from_static(b"x")))
         }
     }
     let world = World::with(Fault::None);

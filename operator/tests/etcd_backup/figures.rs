@@ -25,6 +25,8 @@ use super::world::{Etcd, ObjectServer, binaries};
 #[ignore = "takes minutes and gigabytes"]
 async fn figures() {
     let Some(bin) = binaries() else { return };
+    // Each backup says how long it took to upload and to read back.
+    let _ = tracing_subscriber::fmt().with_target(false).try_init();
     let number = |name, otherwise: u32| {
         let said = std::env::var(name).ok();
         said.map_or(otherwise, |n| n.parse().unwrap())
@@ -33,7 +35,12 @@ async fn figures() {
         number("LOCKKEEPER_TEST_MIB", 1024),
         number("LOCKKEEPER_TEST_ROUNDS", 3),
     );
-    let (etcd, s3) = (Etcd::start(&bin).await, ObjectServer::start(&bin).await);
+    // In memory: another machine's disk is not etcd's.
+    let bucket = tempfile::tempdir_in("/dev/shm").unwrap();
+    let (etcd, s3) = (
+        Etcd::start(&bin).await,
+        ObjectServer::start_in(&bin, bucket).await,
+    );
     etcd.fill_like_kubernetes(mib as usize * 1024 / 8, 8 * 1024).await;
     let (keys, public, _) = Identities::generate();
     let limited = |limit| EtcdBackupStoreSpec {
@@ -96,7 +103,7 @@ async fn figures() {
         streaming * 1000.,
         streaming / alone
     );
-    for (round, limit) in (40..).zip([None, Some(32 << 20), Some(i64::MAX)]) {
+    for (round, limit) in (40..).zip([None, Some(64 << 20), Some(32 << 20), Some(i64::MAX)]) {
         let limited = open(&limited(limit));
         let ((), during) = tokio::join!(back_up(&member, &limited, round), writes(&etcd, long));
         println!(

@@ -71,6 +71,14 @@ fn list(paths: &[PathBuf]) -> String {
 }
 
 impl EtcdError {
+    /// Here, not there.
+    pub(super) fn broken(problem: &str) -> Self {
+        Self::Failed {
+            doing: "stream a snapshot",
+            problem: problem.to_owned(),
+        }
+    }
+
     pub(super) fn asked(doing: &'static str, e: &etcd_client::Error) -> Self {
         Self::Failed {
             doing,
