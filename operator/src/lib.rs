@@ -14,11 +14,6 @@
 //! | [`view`] | an upgrade on the screen | the API, reading only |
 //! | [`telemetry`] | logs, metrics, health endpoints, events | its own port |
 
-/// musl's own gives what is freed back to the kernel, and fetches it anew page by page: a backup and its way back are made
-/// of buffers.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 pub mod agent;
 pub mod api;
 mod aside;

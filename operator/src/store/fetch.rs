@@ -20,8 +20,8 @@ use crate::aside::aside;
 /// Pieces between the network and the disk. They are of what one read of the connection gives: 64 KiB at most.
 const BETWEEN: usize = 32;
 
-/// What is unpacked at once on the way to the file.
-const CHUNK: usize = 128 * 1024;
+/// What is unpacked at once on the way to the file. From 128 KiB on memory would be fetched from the kernel each time.
+const CHUNK: usize = 96 * 1024;
 /// How many of them the threads that hash and write may be behind.
 const AHEAD: usize = 16;
 

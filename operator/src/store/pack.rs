@@ -42,33 +42,44 @@ impl Packing {
 
 /// Packs what comes until there is no more, and sends it on in parts of [`PART_SIZE`], the last one smaller. Returns
 /// what was sent. An end of `from` is taken for the end of the data: whoever breaks off drops what `to` leads to.
+/// What came goes `back` empty, to be filled again: memory of this size is given back to the kernel when it is freed,
+/// and fetched anew page by page, which cost a fifth of a backup's time.
 pub(super) fn pack(
-    from: mpsc::Receiver<Bytes>,
+    from: mpsc::Receiver<Vec<u8>>,
+    back: mpsc::UnboundedSender<Vec<u8>>,
     to: mpsc::Sender<Bytes>,
     packing: &Packing,
 ) -> io::Result<Fingerprint> {
-    let parts = Parts::new(to);
+    let (mut from, parts) = (Batches { from, back }, Parts::new(to));
     match (packing.compression, &packing.lock) {
-        (Compression::None, None) => pour(from, parts)?.finish(),
+        (Compression::None, None) => pour(&mut from, parts)?.finish(),
         (Compression::None, Some(lock)) => {
             let age = lock.encryptor()?.wrap_output(parts)?;
-            pour(from, age)?.finish()?.finish()
+            pour(&mut from, age)?.finish()?.finish()
         }
         (Compression::Zstd, None) => {
             let zstd = Frames::new(parts)?;
-            pour(from, zstd)?.finish()?.finish()
+            pour(&mut from, zstd)?.finish()?.finish()
         }
         (Compression::Zstd, Some(lock)) => {
             let age = lock.encryptor()?.wrap_output(parts)?;
             let zstd = Frames::new(age)?;
-            pour(from, zstd)?.finish()?.finish()?.finish()
+            pour(&mut from, zstd)?.finish()?.finish()?.finish()
         }
     }
 }
 
-fn pour<W: Write>(mut from: mpsc::Receiver<Bytes>, mut into: W) -> io::Result<W> {
-    while let Some(piece) = from.blocking_recv() {
-        into.write_all(&piece)?;
+struct Batches {
+    from: mpsc::Receiver<Vec<u8>>,
+    back: mpsc::UnboundedSender<Vec<u8>>,
+}
+
+fn pour<W: Write>(batches: &mut Batches, mut into: W) -> io::Result<W> {
+    while let Some(mut batch) = batches.from.blocking_recv() {
+        into.write_all(&batch)?;
+        batch.clear();
+        // Nobody wants it any more: then it was the last one.
+        let _ = batches.back.send(batch);
     }
     Ok(into)
 }
@@ -258,10 +269,11 @@ mod tests {
             let (give, taken) = mpsc::channel(2);
             let (send, mut parts) = mpsc::channel(1);
             let packing = packing.clone();
-            let thread = std::thread::spawn(move || pack(taken, send, &packing));
+            let (back, _) = mpsc::unbounded_channel();
+            let thread = std::thread::spawn(move || pack(taken, back, send, &packing));
             let feed = async {
                 for piece in pieces {
-                    give.send(piece.into()).await.unwrap();
+                    give.send(piece).await.unwrap();
                 }
                 drop(give);
             };
@@ -372,9 +384,11 @@ mod tests {
         let (give, taken) = mpsc::channel(1);
         let (send, parts) = mpsc::channel(1);
         drop(parts);
+        let (back, _) = mpsc::unbounded_channel();
         let thread = std::thread::spawn(move || {
             pack(
                 taken,
+                back,
                 send,
                 &Packing {
                     compression: Compression::None,
@@ -382,7 +396,7 @@ mod tests {
                 },
             )
         });
-        while give.blocking_send(vec![0; 1 << 20].into()).is_ok() {}
+        while give.blocking_send(vec![0; 1 << 20]).is_ok() {}
         assert_eq!(
             thread.join().unwrap().unwrap_err().kind(),
             io::ErrorKind::BrokenPipe

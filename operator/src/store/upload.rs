@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStoreExt as _, PutMultipartOptions, PutPayload};
 use serde::{Deserialize, Serialize};
@@ -161,12 +161,13 @@ impl Store {
         source: &mut S,
     ) -> Result<(Fingerprint, Fingerprint), UploadError<S::Error>> {
         let (give, batches) = mpsc::channel(BATCHES);
+        let (back, spare) = mpsc::unbounded_channel();
         let (send, parts) = mpsc::channel(1);
         let packing = self.packing.clone();
-        let packing = aside("pack", move || pack(batches, send, &packing));
+        let packing = aside("pack", move || pack(batches, back, send, &packing));
         let pace = Pace::of(self.limit);
         // Whichever of the two fails drops the other, and with their channels ends the thread.
-        let (plain, ()) = tokio::try_join!(feed(source, give, pace), async {
+        let (plain, ()) = tokio::try_join!(feed(source, give, spare, pace), async {
             self.send(upload, parts).await.map_err(UploadError::Store)
         })?;
         let problem = |detail: String| {
@@ -232,10 +233,12 @@ impl Store {
 /// itself.
 async fn feed<S: Source>(
     source: &mut S,
-    give: mpsc::Sender<Bytes>,
+    give: mpsc::Sender<Vec<u8>>,
+    mut spare: mpsc::UnboundedReceiver<Vec<u8>>,
     mut pace: Pace,
 ) -> Result<Option<Fingerprint>, UploadError<S::Error>> {
-    let new = || BytesMut::with_capacity(BATCH);
+    // Pieces that it may take more: it must not move for the last one.
+    let new = || Vec::with_capacity(BATCH + BATCH / 4);
     let mut batch = new();
     loop {
         // A source that always has something ready would never let a deadline or a cancellation in.
@@ -249,7 +252,8 @@ async fn feed<S: Source>(
             Piece::End(fingerprint) => Some(fingerprint),
         };
         if batch.len() >= BATCH || (end.is_some() && !batch.is_empty()) {
-            let full = std::mem::replace(&mut batch, new()).freeze();
+            let empty = spare.try_recv().unwrap_or_else(|_| new());
+            let full = std::mem::replace(&mut batch, empty);
             if give.send(full).await.is_err() {
                 return Ok(None);
             }

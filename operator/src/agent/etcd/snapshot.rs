@@ -20,9 +20,9 @@ use crate::store::{Fingerprint, KeyHash, Piece, Source, hex};
 /// Longest silence between two messages. etcd reads them from memory-mapped pages: seconds on a bad disk.
 const SILENCE: Duration = Duration::from_secs(20);
 
-/// What is given on at once: four of etcd's messages. Whoever keeps a pace has etcd rest after each; while etcd streams at
-/// full speed, it looks seldom for other requests.
-const PIECE: usize = 128 * 1024;
+/// What is given on at once: three of etcd's messages. Whoever keeps a pace has etcd rest after each; while etcd streams at
+/// full speed, it looks seldom for other requests. From 128 KiB on memory would be fetched from the kernel each time.
+const PIECE: usize = 96 * 1024;
 
 const TRAILER: usize = 32;
 
