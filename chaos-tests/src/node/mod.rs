@@ -263,6 +263,18 @@ impl Node {
             .env("HOME", "/root"))
     }
 
+    /// `etcdctl` inside the node, with the client certificate that kubeadm makes; it asks the node's own member unless
+    /// told another endpoint.
+    pub fn etcdctl(&self, words: &[&str]) -> Result<Run> {
+        let certificates = [
+            "etcdctl",
+            "--cacert=/etc/kubernetes/pki/etcd/ca.crt",
+            "--cert=/etc/kubernetes/pki/etcd/healthcheck-client.crt",
+            "--key=/etc/kubernetes/pki/etcd/healthcheck-client.key",
+        ];
+        self.run(&[&certificates, words].concat())
+    }
+
     /// The node's processes that run this program, by pid on the machine. `kube-apiserver` and the like by
     /// their file; `operator` and `agent` are `lockkeeper` with that first argument.
     pub fn processes(&self, component: &str) -> Result<Vec<ProcessId>> {

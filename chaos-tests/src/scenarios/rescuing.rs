@@ -110,17 +110,7 @@ pub(super) async fn wait_for_containerd(scene: &Scene, node: &str) -> Result<()>
 
 /// etcd's own list, and each member's own linearizable read.
 pub(super) async fn three_voting_members(scene: &Scene, survivor: &str) -> Result<()> {
-    let pki = "/etc/kubernetes/pki/etcd";
-    let (ca, cert, key) = (
-        format!("--cacert={pki}/ca.crt"),
-        format!("--cert={pki}/healthcheck-client.crt"),
-        format!("--key={pki}/healthcheck-client.key"),
-    );
-    let ask = |words: &[&str]| -> Result<String> {
-        let mut argv = vec!["etcdctl", &ca, &cert, &key];
-        argv.extend(words);
-        scene.lab.node(survivor)?.run(&argv)?.check()
-    };
+    let ask = |words: &[&str]| scene.lab.node(survivor)?.etcdctl(words)?.check();
     let list: Value = serde_json::from_str(&ask(&["member", "list", "-w", "json"])?)?;
     let members = list
         .get("members")

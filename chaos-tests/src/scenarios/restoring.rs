@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use chrono::{DateTime, Utc};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use lockkeeper_crds::{EtcdBackup, EtcdRestore, EtcdRestoreStatus, RestoreStage, RestoreState};
@@ -191,17 +192,28 @@ struct Journal {
 #[derive(Deserialize)]
 struct Entry {
     stage: RestoreStage,
+    deadline: DateTime<Utc>,
     message: String,
 }
 
-/// Where the last restore stands by the node's own journal, and why; read from its disk, whether it is on or off.
+/// Where the last restore stands by the node's own journal, and why.
 pub(super) fn stage(node: &Node) -> Result<Option<(RestoreStage, String)>> {
+    Ok(entry(node)?.map(|entry| (entry.stage, entry.message)))
+}
+
+/// When that stage is given up.
+pub(super) fn deadline(node: &Node) -> Result<DateTime<Utc>> {
+    Ok(entry(node)?.context("no restore is in the journal")?.deadline)
+}
+
+/// From the node's disk, whether it is on or off.
+fn entry(node: &Node) -> Result<Option<Entry>> {
     let path = node.var_lib("lockkeeper/restore.json");
     match std::fs::read(&path) {
         Ok(bytes) => {
             let journal: Journal =
                 serde_json::from_slice(&bytes).with_context(|| path.display().to_string())?;
-            Ok(journal.entry.map(|e| (e.stage, e.message)))
+            Ok(journal.entry)
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| path.display().to_string()),

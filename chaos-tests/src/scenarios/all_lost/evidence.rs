@@ -102,17 +102,8 @@ pub(super) async fn keep_a_secret(scene: &Scene) -> Result<String> {
 
 /// What etcd holds of the Secret can be read by nobody without the key.
 pub(super) fn encrypted(scene: &Scene, node: &str) -> Result<()> {
-    let pki = "/etc/kubernetes/pki/etcd";
-    let argv = [
-        "etcdctl",
-        &format!("--cacert={pki}/ca.crt"),
-        &format!("--cert={pki}/healthcheck-client.crt"),
-        &format!("--key={pki}/healthcheck-client.key"),
-        "get",
-        "--print-value-only",
-        "/registry/secrets/default/kept",
-    ];
-    let stored = scene.lab.node(node)?.run(&argv)?.check()?;
+    let asked = ["get", "--print-value-only", "/registry/secrets/default/kept"];
+    let stored = scene.lab.node(node)?.etcdctl(&asked)?.check()?;
     ensure!(
         stored.starts_with("k8s:enc:secretbox:v1:one:"),
         "the Secret is not encrypted in etcd"
