@@ -68,9 +68,9 @@ pub struct EtcdBackupStoreSpec {
     /// Backups are encrypted before they leave the node. Absent: they are not, and the PKI is never included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encryption: Option<Encryption>,
-    /// The most bytes a second that are read from etcd for a backup into this store. Absent: 134217728 (128 MiB), of
-    /// which writes to etcd notice little; without any limit they take several times as long meanwhile. A backup's
-    /// `deadlineSeconds` must leave room for it.
+    /// The most bytes a second that are read from etcd for a backup into this store. Absent: 67108864 (64 MiB), of
+    /// which writes to etcd notice little: the slowest in a hundred take up to half as long again. With 128 MiB they take
+    /// twice as long, with no limit to speak of five times. A backup's `deadlineSeconds` must leave room for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 65536))]
     pub limit_bytes_per_second: Option<i64>,

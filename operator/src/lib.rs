@@ -13,6 +13,11 @@
 //! | [`view`] | an upgrade on the screen | the API, reading only |
 //! | [`telemetry`] | logs, metrics, health endpoints, events | its own port |
 
+/// Of the static binary's C library, every large buffer that is freed goes back to the kernel and is fetched anew, and all
+/// threads share one lock: it costs a backup two fifths of its time (BENCHMARKS.md).
+#[global_allocator]
+static MEMORY: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 pub mod agent;
 pub mod api;
 mod backoff;

@@ -21,11 +21,13 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use etcd_client::{
-    AlarmAction, AlarmOptions, AlarmType, Certificate, Client, ConnectOptions, GetOptions, Identity,
-    StatusResponse, TlsOptions,
+    AlarmAction, AlarmOptions, AlarmType, Certificate, Channel, Client, GetOptions, Identity, StatusResponse,
+    TlsOptions,
 };
 use lockkeeper_crds::{self as crds, EtcdStatus, Tristate};
+use tonic::transport::Endpoint;
 
+use crate::api::chain;
 use crate::store::KeyHash;
 
 pub use error::EtcdError;
@@ -41,6 +43,16 @@ const ANSWER: Duration = Duration::from_millis(2500);
 
 /// For the TCP and TLS handshake, on the same machine.
 const CONNECT: Duration = Duration::from_secs(2);
+
+/// What may be on its way to a reader that keeps a pace, in seconds of that pace. Little: while etcd streams at full speed
+/// its runtime looks for other requests every 10 ms only, and in between when it has sent all that it may.
+const AHEAD: f64 = 0.002;
+
+/// The least that may be on its way, in bytes: what HTTP/2 begins with.
+const LEAST_AHEAD: u32 = 64 * 1024;
+
+/// The most: more makes nothing quicker.
+const MOST_AHEAD: u32 = 2 * 1024 * 1024;
 
 /// For the files. Even a disk may hang.
 const FILES: Duration = Duration::from_secs(2);
@@ -187,13 +199,14 @@ impl EtcdMember {
 
     /// Begins to stream a snapshot of this member, after a linearizable read through it.
     ///
-    /// On a connection of its own, so that a slow reader of it does not hold up [`EtcdMember::observe`].
+    /// On a connection of its own, so that a slow reader of it does not hold up [`EtcdMember::observe`]. `pace`: the most
+    /// bytes a second that will be read, so that no more is sent ahead than that takes.
     ///
     /// # Errors
     /// When the member is absent, cannot be asked, or cannot read linearizably: what it holds may then be old.
-    pub async fn snapshot(&self) -> Result<Snapshot, EtcdError> {
+    pub async fn snapshot(&self, pace: Option<u64>) -> Result<Snapshot, EtcdError> {
         let (target, files) = self.target().await?;
-        let client = connect(&target, &files).await?;
+        let client = connect(&target, &files, ahead(pace)).await?;
         let revision = linearizable_read(&client).await?;
         let status = status(&client).await?;
         let header = status.header();
@@ -274,7 +287,7 @@ impl EtcdMember {
         {
             return Ok(client.clone());
         }
-        let client = connect(&target, &files).await?;
+        let client = connect(&target, &files, MOST_AHEAD).await?;
         self.cached().client = Some((credentials, client.clone()));
         Ok(client)
     }
@@ -346,8 +359,24 @@ async fn credentials(target: &Target, files: &[PathBuf]) -> Result<Credentials, 
     })
 }
 
-async fn connect(target: &Target, files: &[PathBuf]) -> Result<Client, EtcdError> {
-    let mut options = ConnectOptions::new().with_connect_timeout(CONNECT);
+/// What may be on its way to a reader of so many bytes a second.
+fn ahead(pace: Option<u64>) -> u32 {
+    let ahead = pace.map_or(f64::INFINITY, |pace| pace as f64 * AHEAD);
+    // Saturates.
+    (ahead as u32).clamp(LEAST_AHEAD, MOST_AHEAD)
+}
+
+/// `ahead`: the most that the member may have on its way to us, in bytes.
+async fn connect(target: &Target, files: &[PathBuf], ahead: u32) -> Result<Client, EtcdError> {
+    let fail = |problem: String| EtcdError::Client {
+        endpoint: target.endpoint.clone(),
+        problem,
+    };
+    let endpoint = Endpoint::from_shared(target.endpoint.clone()).map_err(|e| fail(chain(&e)))?;
+    let mut endpoint = endpoint
+        .connect_timeout(CONNECT)
+        .initial_stream_window_size(ahead)
+        .initial_connection_window_size(ahead);
     if let [ca, certificate, key] = files {
         let ca = file(ca, tokio::fs::read(ca)).await?;
         let certificate = file(certificate, tokio::fs::read(certificate)).await?;
@@ -355,17 +384,10 @@ async fn connect(target: &Target, files: &[PathBuf]) -> Result<Client, EtcdError
         let tls = TlsOptions::new()
             .ca_certificate(Certificate::from_pem(ca))
             .identity(Identity::from_pem(certificate, key));
-        options = options.with_tls(tls);
+        endpoint = endpoint.tls_config(tls).map_err(|e| fail(chain(&e)))?;
     }
-    let connecting = Client::connect([target.endpoint.as_str()], Some(options));
-    let fail = |problem: String| EtcdError::Client {
-        endpoint: target.endpoint.clone(),
-        problem,
-    };
-    match tokio::time::timeout(CONNECT, connecting).await {
-        Ok(client) => client.map_err(|e| fail(explain(&e))),
-        Err(_) => Err(fail(format!("not done within {} s", CONNECT.as_secs()))),
-    }
+    let connecting = Client::from_channel(Channel::Tonic(endpoint.connect_lazy()), None);
+    connecting.await.map_err(|e| fail(explain(&e)))
 }
 
 async fn file<T>(path: &Path, work: impl Future<Output = std::io::Result<T>>) -> Result<T, EtcdError> {

@@ -149,6 +149,11 @@ impl Store {
         self.place.error(doing, e)
     }
 
+    /// The most bytes a second that are read for a backup.
+    pub(crate) const fn pace(&self) -> Option<u64> {
+        self.limit
+    }
+
     fn failure(&self, failure: Failure) -> StoreError {
         StoreError::new(&self.place.store, failure)
     }

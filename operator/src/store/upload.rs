@@ -36,6 +36,9 @@ const BATCH: usize = 1024 * 1024;
 /// Of etcd's stream.
 const MESSAGE: usize = 32 * 1024;
 
+/// What a pace that was kept too slowly may catch up: timers count in milliseconds.
+const CATCH_UP: Duration = Duration::from_millis(4);
+
 /// Batches that wait for the packing thread: 2 MiB.
 const BATCHES: usize = 2;
 
@@ -244,13 +247,13 @@ async fn feed<S: Source>(
         tokio::task::consume_budget().await;
         let end = match source.next().await.map_err(UploadError::Source)? {
             Piece::Data(data) => {
+                pace.keep(data.len()).await;
                 batch.extend_from_slice(data);
                 None
             }
             Piece::End(fingerprint) => Some(fingerprint),
         };
         if batch.len() >= BATCH || (end.is_some() && !batch.is_empty()) {
-            pace.keep(batch.len()).await;
             let empty = spare.try_recv().unwrap_or_else(|_| new());
             let full = std::mem::replace(&mut batch, empty);
             if give.send(full).await.is_err() {
@@ -263,7 +266,7 @@ async fn feed<S: Source>(
     }
 }
 
-/// So many bytes a second and no more: what a pause left over is not made up for by a burst.
+/// So many bytes a second and no more: what a pause left over is not made up for by a burst, but for [`CATCH_UP`].
 struct Pace {
     limit: Option<f64>,
     due: Instant,
@@ -283,7 +286,8 @@ impl Pace {
         if self.due > now {
             tokio::time::sleep(self.due - now).await;
         }
-        self.due = self.due.max(now) + Duration::from_secs_f64(bytes as f64 / limit);
+        let earliest = now.checked_sub(CATCH_UP).unwrap_or(now);
+        self.due = self.due.max(earliest) + Duration::from_secs_f64(bytes as f64 / limit);
     }
 }
 

@@ -250,18 +250,23 @@ pub(crate) struct ObjectServer {
 
 impl ObjectServer {
     pub(crate) async fn start(bin: &Path) -> Self {
-        Self::start_with(bin, None).await
+        Self::start_with(bin, tempfile::tempdir().unwrap(), None).await
+    }
+
+    /// With its objects in `root`.
+    pub(crate) async fn start_in(bin: &Path, root: TempDir) -> Self {
+        Self::start_with(bin, root, None).await
     }
 
     /// With a certificate that a CA of one's own signed.
     pub(crate) async fn start_with_tls(bin: &Path) -> Self {
         // It changes its directory.
         let pki = std::path::absolute("tests/etcd_backup/pki").unwrap();
-        Self::start_with(bin, Some(["both.crt", "both.key"].map(|name| pki.join(name)))).await
+        let tls = ["both.crt", "both.key"].map(|name| pki.join(name));
+        Self::start_with(bin, tempfile::tempdir().unwrap(), Some(tls)).await
     }
 
-    async fn start_with(bin: &Path, tls: Option<[PathBuf; 2]>) -> Self {
-        let root = tempfile::tempdir().unwrap();
+    async fn start_with(bin: &Path, root: TempDir, tls: Option<[PathBuf; 2]>) -> Self {
         std::fs::create_dir(root.path().join(BUCKET)).unwrap();
         let mut server = Self {
             process: None,

@@ -126,7 +126,7 @@ async fn work(
     };
     sweep(store, &request.ended).await;
     let mut snapshot = tokio::select! {
-        snapshot = member.snapshot() => snapshot?,
+        snapshot = member.snapshot(store.pace()) => snapshot?,
         () = stop.cancelled() => return Err(TakeError::Interrupted("before the stream began")),
     };
     began(&snapshot);

@@ -5,7 +5,7 @@ async fn a_node_without_an_etcd_manifest_has_no_member() {
     let root = tempfile::tempdir().unwrap();
     let member = EtcdMember::from_host(root.path(), None);
     assert_eq!(member.observe().await, None);
-    let error = member.snapshot().await.unwrap_err();
+    let error = member.snapshot(None).await.unwrap_err();
     assert!(matches!(error, EtcdError::NoMember { .. }), "{error}");
 }
 
@@ -54,4 +54,13 @@ async fn a_member_that_refuses_or_hangs_is_unhealthy_within_its_deadline() {
         assert!(seen.message.contains(says), "{}", seen.message);
         assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     }
+}
+
+#[test]
+fn little_is_on_its_way_to_a_reader_that_keeps_a_pace() {
+    let mib = 1024 * 1024;
+    assert_eq!(ahead(None), MOST_AHEAD);
+    assert_eq!(ahead(Some(i64::MAX as u64)), MOST_AHEAD);
+    assert_eq!(ahead(Some(65536)), LEAST_AHEAD);
+    assert_eq!(ahead(Some(64 * mib)), 134_217);
 }
