@@ -69,8 +69,8 @@ pub struct EtcdBackupStoreSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encryption: Option<Encryption>,
     /// The most bytes a second that are read from etcd for a backup into this store. Absent: 67108864 (64 MiB), of
-    /// which writes to etcd notice little: the slowest in a hundred take up to half as long again. With 128 MiB they take
-    /// twice as long, with no limit to speak of five times. A backup's `deadlineSeconds` must leave room for it.
+    /// which writes to etcd notice little: the slowest in a hundred take half as long again to twice as long, without a
+    /// limit seven times. A backup's `deadlineSeconds` must leave room for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 65536))]
     pub limit_bytes_per_second: Option<i64>,

@@ -62,5 +62,6 @@ fn little_is_on_its_way_to_a_reader_that_keeps_a_pace() {
     assert_eq!(ahead(None), MOST_AHEAD);
     assert_eq!(ahead(Some(i64::MAX as u64)), MOST_AHEAD);
     assert_eq!(ahead(Some(65536)), LEAST_AHEAD);
-    assert_eq!(ahead(Some(64 * mib)), 134_217);
+    assert_eq!(ahead(Some(64 * mib)), LEAST_AHEAD);
+    assert_eq!(ahead(Some(200 * mib)), 419_430);
 }
