@@ -52,7 +52,7 @@ const AHEAD: f64 = 0.002;
 /// minutes.
 const LEAST_AHEAD: u32 = 256 * 1024;
 
-/// The most: more makes nothing quicker.
+/// The most: what a stream may have by default.
 const MOST_AHEAD: u32 = 2 * 1024 * 1024;
 
 /// For the files. Even a disk may hang.

@@ -97,58 +97,41 @@ async fn figures() {
     restore(&bin, &store, &keys).await;
     // No longer than the shortest of what is taken beside them.
     let long = Duration::from_secs(3) * mib.div_ceil(1024);
-    let mut streamed = Beside::default();
-    for _ in 0..ALTERNATIONS {
-        let alone = writes(&etcd, long).await;
-        let (_, during) = tokio::join!(throw_away(&member), writes(&etcd, long));
-        streamed.add(alone, during);
-    }
-    streamed.tell("while the stream is thrown away");
-    for (kind, limit) in [None, Some(128 << 20), Some(i64::MAX)].into_iter().enumerate() {
+    let stream = async |_| {
+        throw_away(&member).await;
+    };
+    beside(&etcd, long, "while the stream is thrown away", stream).await;
+    for (kind, limit) in (1..).zip([None, Some(128 << 20), Some(i64::MAX)]) {
         let limited = open(&limited(limit));
-        let mut backed_up = Beside::default();
-        for round in 0..ALTERNATIONS {
-            let alone = writes(&etcd, long).await;
-            let uid = u32::try_from(100 * (kind + 1)).unwrap() + round;
-            let ((), during) = tokio::join!(back_up(&member, &limited, uid), writes(&etcd, long));
-            backed_up.add(alone, during);
-        }
-        backed_up.tell(&format!(
-            "while a backup is taken with limitBytesPerSecond {limit:?} (by default at most 1.5)"
-        ));
+        let backup = async |round| back_up(&member, &limited, 100 * kind + round).await;
+        let what =
+            format!("while a backup is taken with limitBytesPerSecond {limit:?} (by default at most 1.5)");
+        beside(&etcd, long, &what, backup).await;
     }
 }
 
 /// How often writes are measured alone and beside something, in turn: what a disk does at one moment is no figure.
 const ALTERNATIONS: u32 = 5;
 
-/// The 99th percentiles of writes, in seconds, alone and beside something.
-#[derive(Default)]
-struct Beside(Vec<f64>, Vec<f64>);
-
-impl Beside {
-    fn add(&mut self, alone: f64, during: f64) {
-        self.0.push(alone);
-        self.1.push(during);
+/// Prints the 99th percentiles of writes alone and beside `work`, and compares their medians.
+async fn beside(etcd: &Etcd, long: Duration, what: &str, work: impl AsyncFn(u32)) {
+    let (mut alone, mut during) = (vec![], vec![]);
+    for round in 0..ALTERNATIONS {
+        alone.push(writes(etcd, long).await);
+        let ((), found) = tokio::join!(work(round), writes(etcd, long));
+        during.push(found);
     }
-
-    fn tell(self, what: &str) {
-        let [alone, during] = [self.0, self.1].map(|mut found| {
-            found.sort_by(f64::total_cmp);
-            found
-        });
-        let shown = |found: &[f64]| {
-            let all = found.iter().map(|s| format!("{:.1}", s * 1000.));
-            all.collect::<Vec<_>>().join(" ")
-        };
-        let median = |found: &[f64]| found[found.len() / 2];
-        println!(
-            "writes: p99 {} ms alone, {} ms {what}: {:.2} of alone, by the medians",
-            shown(&alone),
-            shown(&during),
-            median(&during) / median(&alone)
-        );
-    }
+    let [alone, during] = [&mut alone, &mut during].map(|found| {
+        found.sort_by(f64::total_cmp);
+        let all = found.iter().map(|s| format!("{:.1}", s * 1000.));
+        (found[found.len() / 2], all.collect::<Vec<_>>().join(" "))
+    });
+    println!(
+        "writes: p99 {} ms alone, {} ms {what}: {:.2} of alone, by the medians",
+        alone.1,
+        during.1,
+        during.0 / alone.0
+    );
 }
 
 /// A virtual machine gets memory from its host when it is first touched, and gives it back when it is not used: that takes
