@@ -233,23 +233,27 @@ async fn cut_when_signed(stage: &Stage<'_>, then: &Notes) -> Result<String> {
 
 /// Stops a node's API server where it stands when it starts on the restored data.
 async fn frozen_at_start(scene: &Scene, node: &Node) -> Result<()> {
-    let what = format!("the API server of {} to start on the restored data", node.name());
-    let mut was_down = false;
-    let started = scene.wait_for(&what, MINUTE * 5, || {
-        let looked = (|| {
-            let stage = restoring::stage(node)?.map(|(stage, _)| stage);
-            let runs = !node.processes(API_SERVER)?.is_empty();
-            was_down |= stage == Some(RestoreStage::Going) && !runs;
-            Ok(if was_down && runs {
-                scene.lab.freeze(node.name(), API_SERVER)?;
-                Look::Done(())
-            } else {
-                Look::NotYet(format!("{stage:?}, an API server runs: {runs}"))
-            })
-        })();
-        std::future::ready(looked)
+    let runs = || anyhow::Ok(!node.processes(API_SERVER)?.is_empty());
+    let what = format!("{} to be without an API server on its way", node.name());
+    let down = scene.wait_for(&what, MINUTE * 5, || async {
+        let (stage, runs) = (restoring::stage(node)?.map(|(stage, _)| stage), runs()?);
+        Ok(if stage == Some(RestoreStage::Going) && !runs {
+            Look::Done(())
+        } else {
+            Look::NotYet(format!("{stage:?}, an API server runs: {runs}"))
+        })
     });
-    started.await
+    down.await?;
+    let what = format!("the API server of {} to start on the restored data", node.name());
+    let started = scene.wait_for(&what, MINUTE * 5, || async {
+        Ok(if runs()? {
+            Look::Done(())
+        } else {
+            Look::NotYet("none runs".to_owned())
+        })
+    });
+    started.await?;
+    scene.lab.freeze(node.name(), API_SERVER).map(drop)
 }
 
 /// Waits until the restored etcd holds a node's signature that it is ready.

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
@@ -12,17 +12,15 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::manifest::Object;
-use super::pack::{Unreadable, unpack};
+use super::pack::{FRAME, Unreadable, unpack};
 use super::whole::Unlike;
-use super::{BackupKey, Failure, Identities, Manifest, Store, StoreError, hex};
+use super::{BackupKey, Failure, Fingerprint, Identities, Manifest, Store, StoreError, hex};
 
 /// Pieces between the network and the disk. They are of what one read of the connection gives: 64 KiB at most.
 const BETWEEN: usize = 32;
 
-/// What is unpacked at once on the way to the file.
-const CHUNK: usize = 128 * 1024;
-/// How many of them the thread that writes may be behind.
-const AHEAD: usize = 16;
+/// Chunks that the thread that hashes may be behind, each of a frame.
+const AHEAD: usize = 2;
 
 impl Store {
     /// Brings the snapshot of the backup at `key` into the file `into`, as `etcdutl snapshot restore` takes it.
@@ -185,79 +183,97 @@ fn write_out(from: Pieces, path: &Path, object: &Object, keys: &Identities) -> R
 }
 
 /// Unpacks what comes, gives it to `into`, and compares it with what was packed. All that comes is taken, so that the
-/// download says too what it is. A thread of its own unpacks, while this one hashes and writes.
+/// download says too what it is. A thread of its own hashes: that takes as long as the rest.
 pub(super) fn plain(
-    from: Pieces,
+    mut from: Pieces,
     object: &Object,
     keys: &Identities,
-    mut into: impl FnMut(&[u8]) -> Result<(), Unwritten>,
+    into: impl FnMut(&[u8]) -> Result<(), Unwritten>,
 ) -> Result<(), Unwritten> {
     let (give, taken) = sync_channel(AHEAD);
     let (back, used) = channel();
-    let (mut hash, mut size) = (Sha256::new(), 0);
-    let (unpacked, written) = std::thread::scope(|scope| {
-        let unpacking = scope.spawn(move || unpack_all(from, object, keys, &Chunks { give, used }));
-        // Ends with the last chunk; what is not taken ends the other.
-        let written: Result<(), Unwritten> = taken.into_iter().try_for_each(|chunk: Vec<u8>| {
-            hash.update(&chunk);
-            size += chunk.len() as u64;
-            into(&chunk)?;
-            // It may have unpacked its last.
-            let _ = back.send(chunk);
-            Ok(())
-        });
-        (unpacking.join(), written)
+    let (unpacked, found) = std::thread::scope(|scope| {
+        let hashing = scope.spawn(move || hash(taken, &back));
+        let encrypted = object.encrypted.as_ref().map(|e| (e, keys));
+        let chunks = Chunks { give, used };
+        let unpacked = unpack(&mut from, object.compression, encrypted)
+            .map_err(Unwritten::from)
+            // One byte more than there should be is enough to know. Whether it is called or not, the chunks go with it, and
+            // the thread that waits for them ends.
+            .and_then(move |plain| pour(plain.take(object.plain.size + 1), into, &chunks));
+        (unpacked, hashing.join())
     });
-    written?;
-    unpacked.unwrap_or_else(|_| Err(Unreadable::Content("it could not be unpacked".to_owned())))?;
-    let sha256 = hex(&hash.finalize());
-    if (size, &sha256) != (object.plain.size, &object.plain.sha256) {
-        return Err(Unwritten::Content(Unreadable::Content(format!(
-            "unpacked, it has {size} bytes with SHA-256 {sha256} instead of {} bytes with {}",
-            object.plain.size, object.plain.sha256
-        ))));
+    if !matches!(unpacked, Err(Unwritten::Here(_))) {
+        from.drain();
+    }
+    unpacked?;
+    let content = |detail| Unwritten::Content(Unreadable::Content(detail));
+    let found = found.map_err(|_| content("it could not be hashed".to_owned()))?;
+    if found != object.plain {
+        return Err(content(format!(
+            "unpacked, it has {} bytes with SHA-256 {} instead of {} bytes with {}",
+            found.size, found.sha256, object.plain.size, object.plain.sha256
+        )));
     }
     Ok(())
 }
 
-/// From the thread that unpacks to the one that writes, and back to be used again.
+/// To the thread that hashes, and back to be used again.
 struct Chunks {
-    give: SyncSender<Vec<u8>>,
-    used: Receiver<Vec<u8>>,
+    give: SyncSender<Chunk>,
+    used: Receiver<Chunk>,
 }
 
-fn unpack_all(mut from: Pieces, object: &Object, keys: &Identities, to: &Chunks) -> Result<(), Unreadable> {
-    let encrypted = object.encrypted.as_ref().map(|e| (e, keys));
-    let unpacked = match unpack(&mut from, object.compression, encrypted) {
-        // One byte more than there should be is enough to know.
-        Ok(plain) => copy(plain.take(object.plain.size + 1), to),
-        Err(unreadable) => Err(unreadable),
-    };
-    if !matches!(unpacked, Ok(Copied::Unwanted)) {
-        from.drain();
+/// Room for a frame, and how much of it is filled.
+struct Chunk {
+    room: Vec<u8>,
+    filled: usize,
+}
+
+impl Chunk {
+    fn new() -> Self {
+        Self {
+            room: vec![0; FRAME],
+            filled: 0,
+        }
     }
-    unpacked.map(drop)
+
+    fn data(&self) -> &[u8] {
+        self.room.get(..self.filled).unwrap_or_default()
+    }
 }
 
-/// How a copy ended.
-enum Copied {
-    Whole,
-    /// Whoever takes it takes no more.
-    Unwanted,
-}
-
-fn copy(mut from: impl Read, to: &Chunks) -> Result<Copied, Unreadable> {
+fn pour(
+    mut from: impl Read,
+    mut into: impl FnMut(&[u8]) -> Result<(), Unwritten>,
+    hashing: &Chunks,
+) -> Result<(), Unwritten> {
     loop {
-        let mut chunk = to.used.try_recv().unwrap_or_default();
-        chunk.resize(CHUNK, 0);
-        match from.read(&mut chunk) {
-            Ok(0) => return Ok(Copied::Whole),
-            Ok(read) => chunk.truncate(read),
-            Err(e) => return Err(Unreadable::Content(e.to_string())),
+        let mut chunk = hashing.used.try_recv().unwrap_or_else(|_| Chunk::new());
+        let read = from.read(&mut chunk.room);
+        chunk.filled = read.map_err(|e| Unreadable::Content(e.to_string()))?;
+        if chunk.filled == 0 {
+            return Ok(());
         }
-        if to.give.send(chunk).is_err() {
-            return Ok(Copied::Unwanted);
+        into(chunk.data())?;
+        if hashing.give.send(chunk).is_err() {
+            // It ends before this one only by a panic, which is seen when it is joined.
+            return Ok(());
         }
+    }
+}
+
+fn hash(chunks: Receiver<Chunk>, back: &Sender<Chunk>) -> Fingerprint {
+    let (mut hash, mut size) = (Sha256::new(), 0);
+    for chunk in chunks {
+        hash.update(chunk.data());
+        size += chunk.filled as u64;
+        // The last ones are not wanted any more.
+        let _ = back.send(chunk);
+    }
+    Fingerprint {
+        size,
+        sha256: hex(&hash.finalize()),
     }
 }
 

@@ -161,3 +161,30 @@ async fn cancelling_leaves_nothing() {
         }
     }
 }
+
+#[test]
+fn a_wrong_key_ends_it_at_once() {
+    let ((_, public, _), (other, _, _)) = (Identities::generate(), Identities::generate());
+    let lock = crate::store::keys::Lock::recipients(&[public]).unwrap();
+    let mut age = lock.encryptor().unwrap().wrap_output(vec![]).unwrap();
+    age.write_all(&content()).unwrap();
+    let stored = age.finish().unwrap();
+    let of = |data: &[u8]| Fingerprint {
+        size: data.len() as u64,
+        sha256: hex(&Sha256::digest(data)),
+    };
+    let object = Object {
+        name: "snapshot.db.age".to_owned(),
+        stored: of(&stored),
+        plain: of(&content()),
+        compression: lockkeeper_crds::Compression::None,
+        encrypted: Some(lock.described()),
+    };
+    let (give, taken) = mpsc::channel(1);
+    give.try_send(stored.into()).unwrap();
+    drop(give);
+    let ended = plain(Pieces::new(taken), &object, &other, |_| {
+        panic!("nothing is unpacked")
+    });
+    assert!(matches!(ended, Err(Unwritten::Content(Unreadable::WrongKey))));
+}

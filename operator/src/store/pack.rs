@@ -1,6 +1,6 @@
 //! Compress, encrypt, hash, cut into parts; and back. On threads that may block, between bounded channels.
 
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 
 use bytes::Bytes;
 use lockkeeper_crds::{Compression, Encrypted};
@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
 use super::keys::Lock;
+use super::upload::{BATCH, MESSAGE};
 use super::{Fingerprint, Identities, PART_SIZE, hex};
 
 /// zstd's fastest standard level: on one core it takes in four times what etcd streams, and the next levels cost
@@ -17,6 +18,12 @@ const LEVEL: i32 = 1;
 /// What a reader must hold of a frame's past, as log2 of bytes. Level 1 uses 19; a frame that wants more than 8 MiB
 /// is not ours, and would break the memory's bound.
 const WINDOW: u32 = 23;
+
+/// The most that one of our frames holds: a batch, and the message that made it full.
+pub(super) const FRAME: usize = BATCH + MESSAGE;
+
+/// More than such a frame takes when it is packed, even if nothing in it repeats.
+const PACKED: usize = FRAME + FRAME / 8;
 
 /// Between the decryption and the network: a chunk of age's.
 const BUFFER: usize = 64 * 1024;
@@ -212,10 +219,52 @@ pub(super) fn unpack<'a>(
         Compression::None => Ok(opened),
         Compression::Zstd => {
             let content = |e: io::Error| Unreadable::Content(e.to_string());
-            let mut zstd = zstd::Decoder::new(opened).map_err(content)?;
+            let mut zstd = zstd::Decoder::with_buffer(Packed::of(opened)).map_err(content)?;
             zstd.window_log_max(WINDOW).map_err(content)?;
             Ok(Box::new(zstd))
         }
+    }
+}
+
+/// What `from` gives, so much at a time that it holds a whole frame of ours: one that lies there whole, for a reader with
+/// room for all of it, is unpacked to where it shall be; any other is unpacked elsewhere and copied.
+struct Packed<R> {
+    from: R,
+    held: Vec<u8>,
+    used: usize,
+}
+
+impl<R: Read> Packed<R> {
+    fn of(from: R) -> Self {
+        Self {
+            from,
+            held: Vec::with_capacity(2 * PACKED),
+            used: 0,
+        }
+    }
+}
+
+impl<R: Read> BufRead for Packed<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.held.len() - self.used < PACKED {
+            self.held.drain(..self.used);
+            self.used = 0;
+            let room = 2 * PACKED - self.held.len();
+            self.from.by_ref().take(room as u64).read_to_end(&mut self.held)?;
+        }
+        Ok(self.held.get(self.used..).unwrap_or_default())
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.used += amount;
+    }
+}
+
+impl<R: Read> Read for Packed<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.fill_buf()?.read(into)?;
+        self.consume(read);
+        Ok(read)
     }
 }
 
@@ -325,6 +374,32 @@ mod tests {
                 unpack(&stored[..], packing.compression, encrypted).unwrap().read_to_end(&mut back).unwrap();
                 prop_assert!(back == whole);
             }
+        }
+    }
+
+    #[test]
+    fn frames_of_any_size_are_unpacked_one_of_another_program_too() {
+        let mut state = 1_u64;
+        // Nothing repeats: packed, it is as large.
+        let mut noise = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()
+        };
+        let plain: Vec<u8> = (0..FRAME / 2).flat_map(|_| noise()).collect();
+        let packing = Packing::default();
+        let frames = plain.chunks(FRAME - 1).map(<[u8]>::to_vec).collect();
+        let ours = packed(&packing, frames).0.concat();
+        let one = zstd::stream::encode_all(&plain[..], 3).unwrap();
+        for stored in [ours, one] {
+            assert!(stored.len() > 3 * PACKED);
+            let mut back = vec![];
+            unpack(&stored[..], packing.compression, None)
+                .unwrap()
+                .read_to_end(&mut back)
+                .unwrap();
+            assert!(back == plain);
         }
     }
 

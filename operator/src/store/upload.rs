@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::manifest::Object;
-use super::pack::pack;
+use super::pack::{FRAME, pack};
 use super::{Failure, Store, StoreError, UploadError};
 
 /// All parts but the last: S3's least is 5 MiB, and with its most of 10 000 parts this lets 78 GiB through.
@@ -31,10 +31,10 @@ const IN_FLIGHT: usize = 2;
 
 /// What is given to the packing thread at once, and becomes one zstd frame: large enough that a frame of its own costs
 /// no size.
-const BATCH: usize = 1024 * 1024;
+pub(super) const BATCH: usize = 1024 * 1024;
 
 /// Of etcd's stream.
-const MESSAGE: usize = 32 * 1024;
+pub(super) const MESSAGE: usize = 32 * 1024;
 
 /// What a pace that was kept too slowly may catch up: timers count in milliseconds.
 const CATCH_UP: Duration = Duration::from_millis(4);
@@ -239,8 +239,8 @@ async fn feed<S: Source>(
     mut spare: mpsc::UnboundedReceiver<Vec<u8>>,
     mut pace: Pace,
 ) -> Result<Option<Fingerprint>, UploadError<S::Error>> {
-    // A message more than a batch: it is full when a message has filled it, and must not move for that.
-    let new = || Vec::with_capacity(BATCH + MESSAGE);
+    // It is full when a message has filled it, and must not move for that.
+    let new = || Vec::with_capacity(FRAME);
     let mut batch = new();
     loop {
         // A source that always has something ready would never let a deadline or a cancellation in.
