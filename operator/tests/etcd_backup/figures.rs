@@ -20,8 +20,9 @@ use super::world::{Etcd, ObjectServer, binaries};
 /// `cargo test --release -p lockkeeper --test etcd_backup -- --ignored --nocapture figures`.
 ///
 /// `LOCKKEEPER_TEST_MIB` is etcd's size (1024), of objects like Kubernetes', `LOCKKEEPER_TEST_ROUNDS` how often a backup is
-/// taken (3), `LOCKKEEPER_TEST_FIGURES` which of them ("backup,restore,writes"); `LOCKKEEPER_TEST_BIN` holds `etcdctl` too, and `zstd` is on the PATH: what a person would do is done beside it, with object_store's own upload, which is
-/// quicker to begin than any command line.
+/// taken (3), `LOCKKEEPER_TEST_FIGURES` which of them ("backup,restore,writes"); `LOCKKEEPER_TEST_BIN` holds `etcdctl` too,
+/// and `zstd` is on the PATH: what a person would do is done beside it, with object_store's own upload, which is quicker to
+/// begin than any command line. As root: etcd is held by a cgroup in one of them.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes and gigabytes"]
 async fn figures() {
@@ -62,7 +63,7 @@ async fn figures() {
     let member = etcd.member();
     member.observe().await.unwrap();
     store.probe().await.unwrap();
-    // What etcd held in memory for being filled is collected now.
+    // Its garbage is collected now: what it was filled with.
     throw_away(&member).await;
     let wanted = std::env::var("LOCKKEEPER_TEST_FIGURES").ok();
     let wanted = |part| wanted.as_ref().is_none_or(|all| all.contains(part));
