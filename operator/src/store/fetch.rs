@@ -12,7 +12,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::manifest::Object;
-use super::pack::{FRAME, Unreadable, unpack};
+use super::pack::{Unreadable, unpack};
+use super::upload::FRAME;
 use super::whole::Unlike;
 use super::{BackupKey, Failure, Fingerprint, Identities, Manifest, Store, StoreError, hex};
 

@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
 use super::keys::Lock;
-use super::upload::{BATCH, MESSAGE};
+use super::upload::FRAME;
 use super::{Fingerprint, Identities, PART_SIZE, hex};
 
 /// zstd's fastest standard level: on one core it takes in four times what etcd streams, and the next levels cost
@@ -19,10 +19,7 @@ const LEVEL: i32 = 1;
 /// is not ours, and would break the memory's bound.
 const WINDOW: u32 = 23;
 
-/// The most that one of our frames holds: a batch, and the message that made it full.
-pub(super) const FRAME: usize = BATCH + MESSAGE;
-
-/// More than such a frame takes when it is packed, even if nothing in it repeats.
+/// More than one of our frames takes when it is packed, even if nothing in it repeats.
 const PACKED: usize = FRAME + FRAME / 8;
 
 /// Between the decryption and the network: a chunk of age's.

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::manifest::Object;
-use super::pack::{FRAME, pack};
+use super::pack::pack;
 use super::{Failure, Store, StoreError, UploadError};
 
 /// All parts but the last: S3's least is 5 MiB, and with its most of 10 000 parts this lets 78 GiB through.
@@ -31,10 +31,13 @@ const IN_FLIGHT: usize = 2;
 
 /// What is given to the packing thread at once, and becomes one zstd frame: large enough that a frame of its own costs
 /// no size.
-pub(super) const BATCH: usize = 1024 * 1024;
+const BATCH: usize = 1024 * 1024;
 
 /// Of etcd's stream.
-pub(super) const MESSAGE: usize = 32 * 1024;
+const MESSAGE: usize = 32 * 1024;
+
+/// The most that one of our zstd frames holds: a batch, and the message that made it full.
+pub(super) const FRAME: usize = BATCH + MESSAGE;
 
 /// What a pace that was kept too slowly may catch up: timers count in milliseconds.
 const CATCH_UP: Duration = Duration::from_millis(4);

@@ -43,7 +43,8 @@ async fn figures() {
         Etcd::start(&bin).await,
         ObjectServer::start_in(&bin, bucket).await,
     );
-    etcd.fill_like_kubernetes(mib as usize * 1024 / 8, OBJECT).await;
+    etcd.fill_like_kubernetes((mib as usize * 1024 * 1024) / OBJECT, OBJECT)
+        .await;
     etcd.age(OBJECT).await;
     let (keys, public, _) = Identities::generate();
     let limited = |limit| EtcdBackupStoreSpec {
