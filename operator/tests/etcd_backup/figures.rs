@@ -1,6 +1,7 @@
 //! What a backup costs: time against the stream alone and against doing it by hand, memory, what writes notice, and
 //! what a restore costs against one of a local file.
 
+use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -37,6 +38,11 @@ async fn figures() {
         number("LOCKKEEPER_TEST_MIB", 1024),
         number("LOCKKEEPER_TEST_ROUNDS", 3),
     );
+    let parts = ["backup", "restore", "writes"];
+    let named = std::env::var("LOCKKEEPER_TEST_FIGURES").unwrap_or_else(|_| parts.join(","));
+    let unknown = named.split(',').find(|part| !parts.contains(part));
+    assert_eq!(unknown, None, "in LOCKKEEPER_TEST_FIGURES, there are {parts:?}");
+    let wanted = |wanted| named.split(',').any(|part| part == wanted);
     // In memory: a bucket is on another machine's disk, not on etcd's.
     let bucket = tempfile::tempdir_in("/dev/shm").unwrap();
     let (etcd, s3) = (
@@ -66,11 +72,10 @@ async fn figures() {
     store.probe().await.unwrap();
     // Its garbage is collected now: what it was filled with.
     throw_away(&member).await;
-    let wanted = std::env::var("LOCKKEEPER_TEST_FIGURES").ok();
-    let wanted = |part| wanted.as_ref().is_none_or(|all| all.contains(part));
     if wanted("backup") {
+        let mut memory = Memory::default();
         for round in 1..=rounds {
-            backup(&bin, (&etcd, &member), &s3, [&fast, &store], round).await;
+            backup(&bin, (&etcd, &member), &s3, [&fast, &store], (round, &mut memory)).await;
         }
         for round in 1..=rounds {
             backup_of_a_slow_etcd((&etcd, &member), &fast, 30 + round).await;
@@ -105,8 +110,9 @@ async fn backup(
     (etcd, member): (&Etcd, &EtcdMember),
     s3: &ObjectServer,
     [fast, store]: [&Store; 2],
-    round: u32,
+    (round, memory): (u32, &mut Memory),
 ) {
+    memory.touch();
     let used = Used::now(etcd, s3);
     let (thrown, bytes) = throw_away(member).await;
     used.tell("thrown away", thrown, etcd, s3);
@@ -120,7 +126,8 @@ async fn backup(
     back_up(member, store, round).await;
     let encrypted = began.elapsed();
     let peak = resident("VmHWM:");
-    let [saved, by_hand] = by_hand(bin, etcd, s3, round, bytes).await;
+    memory.touch();
+    let [saved, by_hand] = by_hand(bin, etcd, s3, round).await;
     println!(
         "round {round}: {} MiB; thrown away in {:.2} s; backed up without a limit in {:.2} s: {:.2} of it (at most 1.1), encrypted in {:.2} s: {:.2} of it; etcdctl alone saves in {:.2} s: {:.2} of it; by hand in {:.2} s: {:.2} of it (at most 0.75); resident {idle} KiB idle, {peak} KiB peak (at most 98304)",
         bytes / (1024 * 1024),
@@ -227,17 +234,27 @@ async fn beside(etcd: &Etcd, what: &str, work: impl AsyncFn(u32)) {
     );
 }
 
-/// A virtual machine gets memory from its host when it is first touched, and gives it back when it is not used: that takes
-/// longer than a disk. So as much as follows needs is touched before.
-fn touch(bytes: u64) {
-    let (mut file, mib) = (
-        tempfile::tempfile_in("/dev/shm").unwrap(),
-        vec![1_u8; 1024 * 1024],
-    );
-    for _ in 0..bytes.div_ceil(mib.len() as u64) {
-        std::io::Write::write_all(&mut file, &mib).unwrap();
+/// Memory that the machine has, not only is said to have: a virtual machine gets its memory from the host at the first touch
+/// and gives it back two seconds after it is free, and to get it takes ten times as long as to write into it. A machine that has
+/// run for a while has its memory full of files that it has read, and takes from them: so it is made here.
+#[derive(Default)]
+struct Memory(Vec<File>);
+
+impl Memory {
+    /// Reads files of holes for what is free, but for a little: they take no disk, and their pages are the first to go.
+    fn touch(&mut self) {
+        let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap();
+        let line = meminfo.lines().find_map(|line| line.strip_prefix("MemFree:"));
+        let free: u64 = line.unwrap().trim().trim_end_matches(" kB").parse().unwrap();
+        let mut holes = tempfile::tempfile().unwrap();
+        holes.set_len((free * 1024).saturating_sub(LEFT_FREE)).unwrap();
+        std::io::copy(&mut holes, &mut std::io::sink()).unwrap();
+        self.0.push(holes);
     }
 }
+
+/// In bytes.
+const LEFT_FREE: u64 = 512 * 1024 * 1024;
 
 /// Seconds of a processor that etcd, this process and the S3 server have used.
 struct Used([f64; 3]);
@@ -273,9 +290,8 @@ impl Used {
 }
 
 /// `etcdctl snapshot save`, `zstd -1`, and an upload.
-async fn by_hand(bin: &Path, etcd: &Etcd, s3: &ObjectServer, round: u32, bytes: u64) -> [Duration; 2] {
+async fn by_hand(bin: &Path, etcd: &Etcd, s3: &ObjectServer, round: u32) -> [Duration; 2] {
     let at = tempfile::tempdir().unwrap();
-    touch(bytes + bytes / 4);
     let began = Instant::now();
     let run = |program: &Path, args: &[&str]| {
         let done = Command::new(program).args(args).current_dir(at.path()).output();
@@ -294,10 +310,17 @@ async fn by_hand(bin: &Path, etcd: &Etcd, s3: &ObjectServer, round: u32, bytes: 
     [saved, began.elapsed()]
 }
 
+/// Of each kind: the middle one counts.
+const RESTORES: u32 = 5;
+
 /// One member from the store, against one from a local file that lies on the disk.
 async fn restore(bin: &Path, store: &Store, keys: &Identities) {
     let listed = store.list().await.unwrap();
-    let (at, never) = (tempfile::tempdir().unwrap(), CancellationToken::new());
+    let (at, never, mut memory) = (
+        tempfile::tempdir().unwrap(),
+        CancellationToken::new(),
+        Memory::default(),
+    );
     let file = at.path().join("snapshot.db");
     let manifest = listed[0].manifest.as_ref().unwrap();
     let local = |round: u32| {
@@ -314,13 +337,11 @@ async fn restore(bin: &Path, store: &Store, keys: &Identities) {
         std::fs::remove_dir_all(directory).unwrap();
         took
     };
-    // Both files at once, and a little.
-    let needed = manifest.size_bytes * 2 + manifest.size_bytes / 4;
     let (mut whole, mut alone) = (vec![], vec![]);
-    for round in 0..3 {
+    for round in 0..RESTORES {
         let _ = std::fs::remove_file(&file);
         rustix::fs::sync();
-        touch(needed);
+        memory.touch();
         let began = Instant::now();
         store
             .fetch(manifest, &listed[0].key, keys, &file, &never)
@@ -329,12 +350,13 @@ async fn restore(bin: &Path, store: &Store, keys: &Identities) {
         let fetched = began.elapsed();
         whole.push((fetched + local(round), fetched));
         rustix::fs::sync();
-        touch(needed - manifest.size_bytes);
-        alone.push(local(10 + round));
+        memory.touch();
+        alone.push(local(RESTORES + round));
     }
     whole.sort();
     alone.sort();
-    let ((whole, fetched), alone) = (whole[1], alone[1]);
+    let middle = RESTORES as usize / 2;
+    let ((whole, fetched), alone) = (whole[middle], alone[middle]);
     println!(
         "restore: {:.2} s of a local file; {:.2} s from the store, of which {:.2} s to fetch and decrypt it: {:.2} of it (at most 1.5)",
         alone.as_secs_f64(),
