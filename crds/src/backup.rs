@@ -21,6 +21,10 @@ pub const RETAIN_ANNOTATION: &str = "lockkeeper.dev/retain";
 /// On an `EtcdBackup`: the slot of its schedule's drill that it was taken for, as RFC 3339 writes it.
 pub const DRILL_ANNOTATION: &str = "lockkeeper.dev/drill-slot";
 
+/// On an `EtcdBackup` that stands for a backup which lies in the store already: the UID of the object that it was taken
+/// for. Nothing is taken then: its status is what the manifest says.
+pub const STORED_UID_ANNOTATION: &str = "lockkeeper.dev/stored-uid";
+
 /// The reasons of `Verified` and `Drilled` that say that the backup itself is bad. With any other one it could not
 /// be told, and is tried again.
 pub const VERDICTS: [&str; 6] = [
@@ -195,6 +199,13 @@ impl EtcdBackup {
         })
     }
 
+    /// The UID that it is stored under, when that is not its own.
+    #[must_use]
+    pub fn stored_uid(&self) -> Option<&str> {
+        let annotations = self.metadata.annotations.as_ref()?;
+        annotations.get(STORED_UID_ANNOTATION).map(String::as_str)
+    }
+
     /// True when a person wants what it stored kept for ever.
     #[must_use]
     pub fn is_retained(&self) -> bool {
@@ -247,7 +258,7 @@ pub struct EtcdBackupStatus {
     /// What was found in it when it was proven.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub findings: Option<Findings>,
-    /// `Succeeded` (Unknown while it runs), `Stored` (read back, hash equal), `Verified` and `Drilled` (where
+    /// `Succeeded` (Unknown while it runs), `Stored` (read back, hash equal; False when it is gone), `Verified` and `Drilled` (where
     /// `spec.proof` asks for them; Unknown while that goes on), `Deleted` (while the object waits to go: whether
     /// what it stored is gone). Of a proof that waits for something a person can do, the reason says for what.
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

@@ -473,4 +473,7 @@ pub struct RestoreProgress {
     /// etcd's revision after it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision_after: Option<i64>,
+    /// The etcd cluster that it took the place of, hexadecimal; empty when that is not known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub replaced_cluster_id: String,
 }

@@ -1,6 +1,6 @@
 //! `EtcdBackupStore`: where backups lie, and how they are packed.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -267,4 +267,29 @@ pub struct EtcdBackupStoreStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[serde(default)]
     pub conditions: Vec<Condition>,
+    /// Backups in it that no `EtcdBackup` stands for, the newest first, a hundred at most: of a state that a restore has
+    /// taken back (they are given an object again), kept when their object was deleted, or another cluster's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unclaimed: Vec<Unclaimed>,
+    /// When what lies in it was last compared with the `EtcdBackup`s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compared_at: Option<Time>,
+}
+
+/// A backup that no object stands for, by its manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Unclaimed {
+    /// The name of the `EtcdBackup` that it was taken for.
+    pub name: String,
+    /// That one's UID: an `EtcdBackup` of this name with the annotation `lockkeeper.dev/stored-uid` of this value stands
+    /// for it.
+    pub uid: String,
+    /// The `EtcdBackupSchedule` that it was of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<String>,
+    /// When it was begun.
+    pub started_at: Time,
+    /// The etcd cluster that it is of, hexadecimal.
+    pub cluster_id: String,
 }

@@ -4,6 +4,9 @@
 //! Before that: a trial by the backup's key, a restore into a new directory by its URI, and nothing in place while the
 //! agents have no guard.
 //!
+//! Afterwards the bucket and the objects agree: a backup taken since and the safety backup have an object again, and one that
+//! was removed since says so.
+//!
 //! Seen failing: with a restore that raises the revision by 1 instead of 10^9 ("waiting for the informer to learn the
 //! truth: it knows {"changes": "after", "comes": "after", ...}", for ever).
 
@@ -39,13 +42,21 @@ pub(super) const SCENARIO: Scenario = Scenario {
 };
 
 const BACKUP: &str = "restore-point";
+/// Removed after the backup, object and data: the restore brings the object back.
+const REMOVED: &str = "removed-since";
+/// Taken after the backup: the restore takes the object away.
+const SINCE: &str = "taken-since";
 const NAME: &str = "back-to-the-point";
 const MINUTE: Duration = Duration::from_secs(60);
 
 async fn play(scene: &Scene) -> Result<String> {
     let keeper = Keeper::at_start(scene, Strategy::default()).await?;
     let stage = Stage::new(scene, &keeper);
+    stage.back_up(REMOVED).await?;
     let (then, now) = stage.write(BACKUP).await?;
+    stage.remove(REMOVED).await?;
+    stage.back_up(SINCE).await?;
+    let since = stage.backups.get(SINCE).await?.metadata.uid;
     let before = manifests(&scene.lab)?;
     let workloads = workloads(&keeper).await?;
     let (informer, task) = inform(&stage).await?;
@@ -109,6 +120,11 @@ async fn play(scene: &Scene) -> Result<String> {
         report.gone > 0 && report.came_back > 0,
         "the report tells nothing: {report:?}"
     );
+    stage.stands_for(SINCE, since.as_deref()).await?;
+    stage
+        .stands_for(&shown.safety_backup.context("no safety backup is named")?, None)
+        .await?;
+    stage.says_gone(REMOVED).await?;
     scene.wait_until_whole(MINUTE * 4).await?;
     runs(scene, START).await?;
     as_before(&scene.lab, &before)?;

@@ -8,7 +8,9 @@ use anyhow::{Context, Result, bail, ensure};
 use chrono::{DateTime, Utc};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use lockkeeper_crds::{EtcdBackup, EtcdRestore, EtcdRestoreStatus, RestoreStage, RestoreState};
+use lockkeeper_crds::{
+    EtcdBackup, EtcdRestore, EtcdRestoreStatus, RestoreStage, RestoreState, STORED_FINALIZER,
+};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -109,7 +111,8 @@ impl<'a> Stage<'a> {
 
     pub(super) async fn back_up(&self, name: &str) -> Result<()> {
         let object: EtcdBackup = serde_json::from_value(json!({
-            "apiVersion": "lockkeeper.dev/v1alpha1", "kind": "EtcdBackup", "metadata": {"name": name},
+            "apiVersion": "lockkeeper.dev/v1alpha1", "kind": "EtcdBackup",
+            "metadata": {"name": name, "finalizers": [STORED_FINALIZER]},
             "spec": {"storeRef": {"name": "default"}},
         }))?;
         self.backups.create(&PostParams::default(), &object).await?;
@@ -119,6 +122,51 @@ impl<'a> Stage<'a> {
                     Look::Done(())
                 } else {
                     Look::NotYet("not yet".into())
+                })
+            })
+            .await
+    }
+
+    /// Deletes a backup, and waits until it is gone with what it stored.
+    pub(super) async fn remove(&self, name: &str) -> Result<()> {
+        self.backups.delete(name, &DeleteParams::default()).await?;
+        self.scene
+            .wait_for(&format!("{name} to go"), MINUTE * 2, || async {
+                Ok(match self.backups.get_opt(name).await? {
+                    None => Look::Done(()),
+                    Some(there) => Look::NotYet(there.status.unwrap_or_default().message),
+                })
+            })
+            .await
+    }
+
+    /// Waits until a restore's loss of the object of this backup is made good: another one stands for what it stored.
+    pub(super) async fn stands_for(&self, name: &str, uid: Option<&str>) -> Result<()> {
+        self.scene
+            .wait_for(&format!("{name} to have an object again"), MINUTE * 2, || async {
+                let Some(there) = self.backups.get_opt(name).await? else {
+                    return Ok(Look::NotYet("it has none".into()));
+                };
+                let stored = there.stored_uid();
+                let same = stored.is_some() && uid.is_none_or(|uid| stored == Some(uid));
+                Ok(if same && there.is_proven() && there.is_retained() {
+                    Look::Done(())
+                } else {
+                    Look::NotYet(there.status.unwrap_or_default().message)
+                })
+            })
+            .await
+    }
+
+    /// Waits until a backup that a restore has brought back says that what it stored is gone.
+    pub(super) async fn says_gone(&self, name: &str) -> Result<()> {
+        self.scene
+            .wait_for(&format!("{name} to say that it is gone"), MINUTE * 2, || async {
+                let there = self.backups.get(name).await?;
+                let stored = there.condition("Stored");
+                Ok(match stored.map(|c| (c.status.as_str(), c.reason.as_str())) {
+                    Some(("False", "Gone")) => Look::Done(()),
+                    other => Look::NotYet(format!("{other:?}")),
                 })
             })
             .await

@@ -14,6 +14,7 @@ mod discard;
 mod pki;
 mod prove;
 mod report;
+mod stock;
 mod take;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,18 +26,19 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::future::OptionFuture;
-use kube::Api;
 use kube::api::ListParams;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, watcher};
-use lockkeeper_crds::{Artifact, EtcdBackup, Include};
+use kube::{Api, ResourceExt as _};
+use lockkeeper_crds::{Artifact, EtcdBackup, Include, SCHEDULE_LABEL};
 use tokio_util::sync::CancellationToken;
 
 pub use prove::Proving;
+pub(crate) use stock::look_after_stores;
 pub use take::{Request, TakeError, take};
 
 use crate::agent::etcd::EtcdMember;
-use crate::store::{Fared, Reading, Store, StoreError, publish_availability};
+use crate::store::{BackupKey, Fared, Reading, Store, StoreError, publish_availability};
 use discard::Leaving;
 use prove::Unproven;
 use report::{Report, Written, within};
@@ -278,6 +280,12 @@ impl Waiting {
     }
 }
 
+/// Where it lies, or would lie.
+pub(super) fn place(store: &Store, backup: &EtcdBackup) -> BackupKey {
+    let own = backup.metadata.uid.as_deref().unwrap_or_default();
+    store.key(&backup.name_any(), backup.stored_uid().unwrap_or(own))
+}
+
 /// What handling one takes.
 struct Desk {
     client: kube::Client,
@@ -305,6 +313,9 @@ impl Desk {
         if !Report::ours(&report.backup, &self.node) || report.backup.metadata.uid.as_ref() != Some(&key.uid)
         {
             return Outcome::Settled;
+        }
+        if report.backup.stored_uid().is_some() {
+            return self.adopt(report, &stop).await;
         }
         let (end, clock) = if report.status().started_at.is_some() {
             (self.interrupted(&report, &key).await, None)
@@ -338,6 +349,39 @@ impl Desk {
         Outcome::Settled
     }
 
+    /// One that lies in the store already. Nothing is written but its status; while the store is away it waits.
+    async fn adopt(&self, report: Report, stop: &CancellationToken) -> Outcome {
+        let (name, store) = (report.name(), report.backup.spec.store_ref.name.clone());
+        let look = async {
+            let store = Store::open(&self.client, &self.namespace, &store).await?;
+            let place = place(&store, &report.backup);
+            let manifest = store.manifest(&place).await?;
+            let absent = || TakeError::Absent(store.uri(&place.manifest));
+            let manifest = manifest.filter(|m| m.is_of(&place)).ok_or_else(absent)?;
+            Ok::<_, TakeError>((artifact(&store, &manifest), manifest))
+        };
+        let looked = tokio::time::timeout(LOOK, look).await;
+        let end = match looked {
+            Ok(Err(TakeError::Store(error))) if error.of_the_store() => {
+                tracing::warn!(backup = %name, %error, "cannot be looked up yet");
+                return Outcome::Postponed;
+            }
+            Err(_) => return Outcome::Postponed,
+            Ok(end) => end,
+        };
+        match end {
+            Ok((artifact, manifest)) => {
+                tracing::info!(backup = %name, uri = %artifact.uri, "adopted");
+                report.adopted(&artifact, &manifest, stop).await;
+            }
+            Err(error) => {
+                tracing::warn!(backup = %name, reason = error.reason(), %error, "not adopted");
+                report.finish(&Err(error), stop).await;
+            }
+        }
+        Outcome::Settled
+    }
+
     async fn attempt(
         &self,
         report: &mut Report,
@@ -365,6 +409,7 @@ impl Desk {
         let request = Request {
             name: key.name.clone(),
             uid: key.uid.clone(),
+            schedule: report.backup.labels().get(SCHEDULE_LABEL).cloned(),
             node: self.node.clone(),
             kubernetes_version: within(self.client.apiserver_version())
                 .await
@@ -402,11 +447,7 @@ impl Desk {
         };
         let ended = all.items.iter().filter(|backup| backup.is_finished());
         ended
-            .filter_map(|backup| {
-                let metadata = &backup.metadata;
-                Some(store.key(metadata.name.as_deref()?, metadata.uid.as_deref()?))
-            })
-            .map(|key| key.name().to_owned())
+            .map(|backup| place(store, backup).name().to_owned())
             .collect()
     }
 
@@ -415,7 +456,7 @@ impl Desk {
         let look = async {
             let store =
                 Store::open(&self.client, &self.namespace, &report.backup.spec.store_ref.name).await?;
-            let place = store.key(&key.name, &key.uid);
+            let place = place(&store, &report.backup);
             let manifest = store.manifest(&place).await?;
             if manifest.is_none() {
                 store.discard(&place).await;

@@ -214,6 +214,14 @@ pub async fn run(
             "backup"
         });
     }
+    {
+        let (client, namespace, node) = (client.clone(), config.namespace.clone(), node.clone());
+        let shutdown = shutdown.clone();
+        tasks.spawn(async move {
+            backup::look_after_stores(client, namespace, node, shutdown).await;
+            "stores"
+        });
+    }
     let bench = preflight::Bench {
         host: host.clone(),
         cri: cri.clone(),

@@ -20,6 +20,7 @@ fn manifest(content: &[u8]) -> Manifest {
         id: "id".to_owned(),
         name: "nightly".to_owned(),
         uid: UID.to_owned(),
+        schedule: None,
         node: "cp-1".to_owned(),
         cluster_id: "c1".to_owned(),
         member_id: "m".to_owned(),

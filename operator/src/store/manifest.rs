@@ -140,6 +140,9 @@ pub struct Manifest {
     pub name: String,
     /// UID of the `EtcdBackup`.
     pub uid: String,
+    /// The `EtcdBackupSchedule` that it is of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<String>,
     /// The node whose member was read.
     pub node: String,
     /// Hexadecimal.

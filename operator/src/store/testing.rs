@@ -294,6 +294,7 @@ pub(super) fn manifest(kept: Kept) -> Manifest {
         id: kept.id,
         name: "nightly".to_owned(),
         uid: "0123456789ab".to_owned(),
+        schedule: None,
         node: "cp-1".to_owned(),
         cluster_id: "c".to_owned(),
         member_id: "m".to_owned(),

@@ -84,6 +84,18 @@ impl Api {
         self.put(&format!("{GROUP}/etcdbackups"), name, backup);
     }
 
+    /// A backup that stands for what another object of this UID stored.
+    pub(crate) fn put_adopting(&self, name: &str, stored_uid: &str) {
+        let backup = json!({
+            "apiVersion": "lockkeeper.dev/v1alpha1",
+            "kind": "EtcdBackup",
+            "metadata": { "annotations": { lockkeeper_crds::STORED_UID_ANNOTATION: stored_uid } },
+            "spec": { "storeRef": { "name": "main" }, "deadlineSeconds": 60 },
+            "status": { "node": super::NODE },
+        });
+        self.put(&format!("{GROUP}/etcdbackups"), name, backup);
+    }
+
     pub(crate) fn delete_backup(&self, name: &str) {
         let path = format!("{GROUP}/etcdbackups/{name}");
         let mut version = self.0.version.lock().unwrap();

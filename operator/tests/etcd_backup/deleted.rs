@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use lockkeeper::agent::backup::{Request, take};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::api::Api;
 use crate::world::{Etcd, ObjectServer, binaries};
-use crate::{NODE, agent, condition};
+use crate::{NODE, agent, condition, request};
 
 /// Waits for the condition `Deleted` to be what is wanted.
 async fn deleted(api: &Api, name: &str, wanted: &str) -> Value {
@@ -64,6 +66,42 @@ async fn a_deleted_backup_takes_what_it_stored_along_and_leaves_the_others() {
         "{:?}",
         s3.objects()
     );
+    shutdown.cancel();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_lay_in_the_store_already_says_what_its_manifest_says_and_goes_by_it() {
+    let Some(bin) = binaries() else { return };
+    let (etcd, s3) = (Etcd::start(&bin).await, ObjectServer::start(&bin).await);
+    let (api, client) = Api::start().await;
+    api.put_store(&s3.spec(), "secret-key");
+    let before = Request {
+        uid: "before-the-restore".to_owned(),
+        ..request(60)
+    };
+    let never = CancellationToken::new();
+    let artifact = take(&etcd.member(), &s3.store(), &before, &never, |_| ()).await;
+    let (shutdown, running) = agent(&client, &etcd);
+    api.put_adopting("nightly", &before.uid);
+    let status = api.end_of("nightly", Duration::from_secs(30)).await;
+    assert_eq!(condition(&status, "Stored"), ("True", "ReadBack"));
+    assert_eq!(status["artifact"], json!(artifact.unwrap()));
+    let listed = s3.store().list().await.unwrap();
+    let manifest = listed[0].manifest.as_ref().unwrap();
+    assert_eq!(
+        [&status["startedAt"], &status["completedAt"]],
+        [&json!(manifest.started_at), &json!(manifest.completed_at)]
+    );
+    assert_eq!(s3.objects().len(), 2, "nothing was taken anew");
+
+    api.put_adopting("never-was", &before.uid);
+    let status = api.end_of("never-was", Duration::from_secs(30)).await;
+    assert_eq!(condition(&status, "Succeeded"), ("False", "Absent"));
+
+    api.mark_deleted("nightly");
+    deleted(&api, "nightly", "True").await;
+    assert_eq!(s3.objects(), Vec::<String>::new());
     shutdown.cancel();
     running.await.unwrap().unwrap();
 }

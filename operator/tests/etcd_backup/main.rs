@@ -38,6 +38,7 @@ fn request(deadline: u64) -> Request {
     Request {
         name: "nightly".to_owned(),
         uid: "0123456789".to_owned(),
+        schedule: None,
         node: NODE.to_owned(),
         kubernetes_version: None,
         ended: Default::default(),

@@ -11,7 +11,7 @@ use lockkeeper_crds::{EtcdBackup, RETAIN_ANNOTATION, Tristate};
 use tokio::time::Instant;
 
 use super::report::{Report, Written};
-use super::{Desk, Key, Outcome};
+use super::{Desk, Key, Outcome, place};
 use crate::backoff;
 use crate::store::{Store, StoreError};
 
@@ -156,7 +156,7 @@ impl Desk {
     async fn take_out(&self, backup: &EtcdBackup, key: &Key) -> Result<(), DiscardError> {
         let name = &backup.spec.store_ref.name;
         let store = Store::open(&self.client, &self.namespace, name).await?;
-        let place = store.key(&key.name, &key.uid);
+        let place = place(&store, backup);
         let means = store.uri(&place.manifest);
         // The store may have been given another bucket or prefix since.
         let artifact = backup.status.as_ref().and_then(|s| s.artifact.as_ref());
@@ -167,7 +167,8 @@ impl Desk {
                 means,
             });
         }
-        Ok(store.remove(&place, &key.uid).await?)
+        let uid = backup.stored_uid().unwrap_or(&key.uid);
+        Ok(store.remove(&place, uid).await?)
     }
 }
 

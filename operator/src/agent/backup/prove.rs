@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::report::{Report, Written};
-use super::{Desk, Key};
+use super::{Desk, Key, place};
 use crate::agent::proof::{ProofError, Prover, Subject, Told};
 use crate::backoff;
 use crate::store::Store;
@@ -207,7 +207,7 @@ impl Desk {
             }
         }
         tracing::info!(backup = %key.name, %level, "proving");
-        let done = self.work(report, key, level, prover, stop).await;
+        let done = self.work(report, level, prover, stop).await;
         let Err(error) = done else {
             return Ended::Settled;
         };
@@ -241,14 +241,13 @@ impl Desk {
     async fn work(
         &self,
         report: &mut Report,
-        key: &Key,
         level: Proof,
         prover: &Prover,
         stop: &CancellationToken,
     ) -> Result<(), ProofError> {
         let spec = report.backup.spec.clone();
         let store = Store::open(&self.client, &self.namespace, &spec.store_ref.name).await?;
-        let place = store.key(&key.name, &key.uid);
+        let place = place(&store, &report.backup);
         let manifest = store
             .manifest(&place)
             .await?

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt as _;
 use kube::api::{Api, Patch, PatchParams};
 use lockkeeper_crds::{
     Artifact, EtcdBackup, EtcdBackupStatus, Findings, Proof, Tried, Tristate, condition, set_condition,
@@ -14,6 +15,7 @@ use lockkeeper_crds::{
 use tokio_util::sync::CancellationToken;
 
 use super::take::TakeError;
+use crate::store::Manifest;
 
 /// Longest that one call of the API may take.
 const API_LIMIT: Duration = Duration::from_secs(10);
@@ -59,6 +61,10 @@ impl Report {
         self.backup.status.clone().unwrap_or_default()
     }
 
+    pub(super) fn name(&self) -> String {
+        self.backup.name_any()
+    }
+
     /// True when this node's agent has to do something about it.
     pub(super) fn ours(backup: &EtcdBackup, node: &str) -> bool {
         backup.metadata.deletion_timestamp.is_none()
@@ -94,7 +100,7 @@ impl Report {
             .await
         {
             Ok(Written::Conflict) => {
-                let name = self.backup.metadata.name.clone().unwrap_or_default();
+                let name = self.name();
                 if let Ok(Some(fresh)) = Self::read(&self.api, &name).await
                     && fresh.status().completed_at.is_none()
                 {
@@ -110,6 +116,30 @@ impl Report {
     /// the object gone, or somebody else's end already there.
     pub(super) async fn finish(self, end: &Result<Artifact, TakeError>, cancel: &CancellationToken) -> bool {
         self.settle(|report| report.end(end), cancel).await
+    }
+
+    /// Writes what its manifest says, of one that lay in the store already; in the same way.
+    pub(super) async fn adopted(self, artifact: &Artifact, manifest: &Manifest, cancel: &CancellationToken) {
+        let write = |report: &Self| {
+            let mut status = report.end(&Ok(artifact.clone()));
+            if let Some(status) = status.as_object_mut() {
+                status.insert("startedAt".to_owned(), serde_json::json!(manifest.started_at));
+                status.insert("completedAt".to_owned(), serde_json::json!(manifest.completed_at));
+            }
+            status
+        };
+        self.settle(write, cancel).await;
+    }
+
+    /// Says that what it stored is gone. Nothing is written twice.
+    pub(super) async fn gone(&mut self, message: &str) -> Result<Written, String> {
+        let mut conditions = self.status().conditions;
+        set_condition(
+            &mut conditions,
+            self.condition(STORED, Tristate::False, "Gone", message),
+        );
+        self.write(serde_json::json!({ "message": message, "conditions": conditions }))
+            .await
     }
 
     /// Gives it back to the operator, since this node's member cannot be read; in the same way. `status.node` stays:
@@ -135,7 +165,7 @@ impl Report {
         status: impl Fn(&Self) -> serde_json::Value,
         cancel: &CancellationToken,
     ) -> bool {
-        let name = self.backup.metadata.name.clone().unwrap_or_default();
+        let name = self.name();
         loop {
             match self.write(status(&self)).await {
                 Ok(Written::Yes) => return true,
@@ -185,7 +215,7 @@ impl Report {
         message: &str,
         findings: Option<&Findings>,
     ) -> Result<Written, String> {
-        let name = self.backup.metadata.name.clone().unwrap_or_default();
+        let name = self.name();
         let mut tries = 0;
         loop {
             let mut conditions = self.status().conditions;
@@ -260,7 +290,7 @@ impl Report {
     }
 
     async fn write(&mut self, status: serde_json::Value) -> Result<Written, String> {
-        let name = self.backup.metadata.name.clone().unwrap_or_default();
+        let name = self.name();
         let patch = Patch::Merge(serde_json::json!({
             "metadata": {
                 "resourceVersion": self.backup.metadata.resource_version,

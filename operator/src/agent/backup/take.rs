@@ -22,6 +22,8 @@ pub struct Request {
     pub name: String,
     /// UID of the `EtcdBackup`.
     pub uid: String,
+    /// The `EtcdBackupSchedule` that it is of.
+    pub schedule: Option<String>,
     /// This node.
     pub node: String,
     /// Of the API server, where one answered.
@@ -49,6 +51,11 @@ pub enum TakeError {
     /// It took too long.
     #[error("not done within spec.deadlineSeconds ({}): see how etcd's disk and the store fare, or raise it in a new EtcdBackup", .0.as_secs())]
     Deadline(Duration),
+    /// It was to lie in the store already.
+    #[error(
+        "there is no backup at {0}: a backup without its manifest does not exist; what there is, the status of the EtcdBackupStore says"
+    )]
+    Absent(String),
     /// The agent ended, or the object was deleted.
     #[error("interrupted: {0}")]
     Interrupted(&'static str),
@@ -69,6 +76,7 @@ impl TakeError {
             },
             Self::Pki(_) => "PkiUnreadable",
             Self::Deadline(_) => "DeadlineExceeded",
+            Self::Absent(_) => "Absent",
             Self::Interrupted(_) => "Interrupted",
         }
     }
@@ -137,6 +145,7 @@ async fn work(
         id: kept.id,
         name: request.name.clone(),
         uid: request.uid.clone(),
+        schedule: request.schedule.clone(),
         node: request.node.clone(),
         cluster_id: origin.cluster_id,
         member_id: origin.member_id,

@@ -399,6 +399,7 @@ impl Restorer {
             store: entry.order.store.name.clone(),
             backup: entry.backup.clone(),
             revision_after: entry.revision_after,
+            replaced_cluster_id: entry.order.cluster_id.clone(),
         })
     }
 }

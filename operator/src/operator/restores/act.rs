@@ -118,6 +118,28 @@ impl Hands {
         self.create_backup(name, metadata, spec).await
     }
 
+    /// Makes an object for a backup that lies in `store` and was taken before this restore. No schedule lets it go: whether
+    /// it was to be kept for ever, nobody knows any more.
+    pub(super) async fn adopt_backup(
+        &self,
+        store: &str,
+        found: &crds::Unclaimed,
+        restore: &str,
+    ) -> Result<(), ActError> {
+        let mut metadata = json!({
+            "annotations": {
+                crds::STORED_UID_ANNOTATION: found.uid,
+                crds::RETAIN_ANNOTATION: format!("taken before EtcdRestore {restore}"),
+            },
+            "finalizers": [crds::STORED_FINALIZER],
+        });
+        if let (Some(schedule), Some(metadata)) = (&found.schedule, metadata.as_object_mut()) {
+            metadata.insert("labels".to_owned(), json!({crds::SCHEDULE_LABEL: schedule}));
+        }
+        let spec = json!({"storeRef": {"name": store}});
+        self.create_backup(&found.name, metadata, spec).await
+    }
+
     /// What a person types to confirm: the cluster's name of kubeadm's ConfigMap, or that of the `ClusterVersion`.
     pub(super) async fn cluster_name(&self) -> Result<String, ActError> {
         let api: Api<k8s_openapi::api::core::v1::ConfigMap> =

@@ -10,11 +10,13 @@
 //! | `plan` | what comes next for one restore; pure |
 //! | `obstacle` | what keeps one from being begun; pure |
 //! | `status` | what people and tools are told; pure |
+//! | `adopt` | backups of the state that was taken back; pure |
 //! | `act` | doing it |
 //!
 //! A pass that may change something is made on what the API answers, not on what a watch told some time ago.
 
 mod act;
+mod adopt;
 mod obstacle;
 mod plan;
 #[cfg(test)]
@@ -273,6 +275,7 @@ impl Keeper {
             .collect();
         done.dedup_by(|a, b| a.id == b.id);
         for progress in done {
+            self.adopt(progress).await?;
             let knows = |o: &&Arc<crds::EtcdRestore>| {
                 o.metadata.uid.as_deref() == Some(progress.id.as_str())
                     || annotated(o) == Some(progress.id.as_str())
@@ -304,6 +307,17 @@ impl Keeper {
                 told.is_some_and(|p| p.id == progress.id && p.stage == RestoreStage::Done)
             });
             self.complete(object, progress, reports, same).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives the backups of the state that was taken back an object again, once an agent has found them.
+    async fn adopt(&self, progress: &crds::RestoreProgress) -> Result<(), PassError> {
+        let names: BTreeSet<String> = self.cache.backups.state().iter().map(|b| b.name_any()).collect();
+        let stores = self.cache.stores.state();
+        for (store, found) in adopt::lost(progress, stores.iter().map(|s| &**s), &names) {
+            self.leadership.check()?;
+            self.hands.adopt_backup(&store, &found, &progress.name).await?;
         }
         Ok(())
     }
