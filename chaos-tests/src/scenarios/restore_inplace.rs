@@ -121,9 +121,8 @@ async fn play(scene: &Scene) -> Result<String> {
         "the report tells nothing: {report:?}"
     );
     stage.stands_for(SINCE, since.as_deref()).await?;
-    stage
-        .stands_for(&shown.safety_backup.context("no safety backup is named")?, None)
-        .await?;
+    let safety = end.safety_backup.context("no safety backup is named")?;
+    stage.stands_for(&safety, None).await?;
     stage.says_gone(REMOVED).await?;
     scene.wait_until_whole(MINUTE * 4).await?;
     runs(scene, START).await?;
