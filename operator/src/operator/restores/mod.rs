@@ -9,12 +9,16 @@
 //! | `sight` | from objects to what is planned on; pure |
 //! | `plan` | what comes next for one restore; pure |
 //! | `obstacle` | what keeps one from being begun; pure |
+//! | `memorial` | what an object tells of a restore that the restored etcd does not know; pure |
+//! | `loss` | what would be lost, as far as it is known; pure |
 //! | `status` | what people and tools are told; pure |
 //! | `act` | doing it |
 //!
 //! A pass that may change something is made on what the API answers, not on what a watch told some time ago.
 
 mod act;
+mod loss;
+mod memorial;
 mod obstacle;
 mod plan;
 #[cfg(test)]
@@ -299,11 +303,7 @@ impl Keeper {
             {
                 continue;
             }
-            let same = reports.values().all(|r| {
-                let told = r.status.as_ref().and_then(|s| s.restore.as_ref());
-                told.is_some_and(|p| p.id == progress.id && p.stage == RestoreStage::Done)
-            });
-            self.complete(object, progress, reports, same).await?;
+            self.complete(object, progress, reports).await?;
         }
         Ok(())
     }
@@ -313,16 +313,12 @@ impl Keeper {
         object: &crds::EtcdRestore,
         progress: &crds::RestoreProgress,
         reports: &BTreeMap<String, crds::ControlPlaneNode>,
-        all: bool,
     ) -> Result<(), PassError> {
         let Some(now) = kube_time(Utc::now()) else {
             return Ok(());
         };
         let was = object.status.clone().unwrap_or_default();
-        // The object of before, in an etcd that knows no state of its future.
-        let mut object = object.clone();
-        let status = object.status.get_or_insert_with(Default::default);
-        status.id = Some(progress.id.clone());
+        let object = memorial::recalled(object, progress);
         let sight = Sight {
             object: &object,
             nodes: self.nodes(reports),
@@ -335,20 +331,7 @@ impl Keeper {
             revision: 0,
             now,
         };
-        let (state, message) = if all {
-            (RestoreState::Completed, "the restored data runs on every node")
-        } else {
-            (
-                RestoreState::Restoring,
-                "decided: the restored data stays; a node is not up on it yet",
-            )
-        };
-        let plan = Plan {
-            state,
-            message: message.to_owned(),
-            reason: if all { "Restored" } else { "Restoring" },
-            deeds: vec![],
-        };
+        let plan = memorial::standing(&progress.id, reports);
         let next = status::build(&sight, &plan);
         if was != next {
             self.leadership.check()?;
@@ -395,6 +378,7 @@ impl Keeper {
             RestoreState::Validating | RestoreState::Preparing => Reason::RestorePreparing,
             RestoreState::AwaitingConfirmation => Reason::RestoreAwaitsConfirmation,
             RestoreState::Arming | RestoreState::Restoring => Reason::RestoreStarted,
+            RestoreState::Completed if is_lame(next) => Reason::RestoreNotWhole,
             RestoreState::Completed => Reason::RestoreCompleted,
             RestoreState::Failed | RestoreState::Undone => Reason::RestoreFailed,
         };
@@ -412,6 +396,11 @@ fn annotated(object: &crds::EtcdRestore) -> Option<&str> {
 /// It tells of a restore and is none to make.
 fn is_memorial(object: &crds::EtcdRestore) -> bool {
     annotated(object).is_some()
+}
+
+/// Something of a control plane did not come up on the restored data.
+fn is_lame(status: &crds::EtcdRestoreStatus) -> bool {
+    status.conditions.iter().any(|c| c.reason == plan::NOT_WHOLE)
 }
 
 fn has_begun(object: &crds::EtcdRestore) -> bool {
