@@ -10,8 +10,8 @@ use crate::LocalReference;
 /// On an `EtcdBackup`: the name of the `EtcdBackupSchedule` that it is of.
 pub const SCHEDULE_LABEL: &str = "lockkeeper.dev/schedule";
 
-/// On an `EtcdBackup`: the object goes only when what it stored has been taken out of the store. A schedule puts
-/// it on its backups; on any other, a person may.
+/// On an `EtcdBackup`: the object goes only when what it stored has been taken out of the store. The operator puts it
+/// on each one before anything is stored, but for those that are retained.
 pub const STORED_FINALIZER: &str = "lockkeeper.dev/stored";
 
 /// On an `EtcdBackup`, whatever its value: no schedule lets it go, and should the object be deleted all the same,

@@ -116,7 +116,8 @@ pub struct RestoreSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub key: Option<String>,
-    /// The same as a URI, as `status.artifact.uri` of an `EtcdBackup` has it: `s3://bucket/folder/snapshot.db`.
+    /// The same as a URI, as `status.artifact.uri` of an `EtcdBackup` has it: `s3://bucket/folder/snapshot.db`, or
+    /// `file:///backups/folder/snapshot.db`. It must lie in the store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub uri: Option<String>,
@@ -190,7 +191,8 @@ pub enum RestoreState {
     Arming,
     /// The control plane is down and comes up on the restored data, or goes back.
     Restoring,
-    /// An end: the restored data runs, or the trial was made.
+    /// An end: the restored data stays, or the trial was made. Where `Succeeded` is False all the same, something of a
+    /// control plane did not come up on it, and the message names it.
     Completed,
     /// An end: nothing was touched.
     Failed,
@@ -229,7 +231,9 @@ pub struct EtcdRestoreStatus {
     /// The backup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<RestoredBackup>,
-    /// The `EtcdBackup` of the state right before, made when the restore was confirmed.
+    /// The `EtcdBackup` of the state right before, made when the restore was confirmed. After a restore in place the
+    /// restored etcd does not know that object; what it stored is in the store under this name, as `lockkeeper rescue
+    /// list` shows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub safety_backup: Option<String>,
     /// Each node.
@@ -304,16 +308,22 @@ pub struct RestoreLoss {
     /// Everything since then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
-    /// etcd's revision when this was counted.
-    pub revision: i64,
+    /// etcd's revision when this was counted; absent where it could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<i64>,
     /// Writes since the backup. Absent where etcd was restored since then, which raised its revision: what is gone is told
     /// by `created` and `changed` alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revisions: Option<i64>,
-    /// Keys that were made since: they will be gone.
-    pub created: i64,
-    /// Keys that are older and were changed since: they will be as they were.
-    pub changed: i64,
+    /// Keys that were made since: they will be gone. Absent where they were not counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<i64>,
+    /// Keys that are older and were changed since: they will be as they were. Absent where they were not counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed: Option<i64>,
+    /// Why they were not counted: the loss is then whatever was written since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uncounted: Option<String>,
     /// Some of the keys that will be gone.
     #[serde(default)]
     pub samples: Vec<String>,
@@ -358,7 +368,7 @@ pub struct RestoreOrder {
     pub word: RestoreWord,
     /// The store's name.
     pub store: LocalReference,
-    /// The backup's folder in it, prefix included.
+    /// The backup's folder in it, prefix included, or an object in that; or the URI of either.
     pub key: String,
     /// SHA-256 of the snapshot as its `EtcdBackup` has it, lower-case hex: another file is refused. Empty where only
     /// the store knows it.

@@ -237,15 +237,25 @@ fn committed(me: &Standing<'_>, seen: &Seen, now: DateTime<Utc>) -> Act {
     if let Some(part) = up_next(seen) {
         return Act::PutOn(part);
     }
-    match not_whole(seen) {
+    let down = not_up(seen);
+    match down.first() {
         None => Act::Mark(Stage::Done, String::new()),
-        // The decision stands; that something does not come up is no more a matter of the restore.
-        Some(part) if now >= me.deadline => Act::Mark(
+        // The decision stands, and a node that waited for ever would keep the way to another restore shut. What it
+        // says here is told as the restore's end.
+        Some(_) if now >= me.deadline => Act::Mark(
             Stage::Done,
-            format!("{part} did not come up again: see its log on this node"),
+            format!(
+                "{} did not come up again in time: see the log on this node",
+                names(&down)
+            ),
         ),
         Some(part) => wait(format!("{part} is not up yet")),
     }
+}
+
+fn names(parts: &[Part]) -> String {
+    let all: Vec<&str> = parts.iter().map(|p| p.name()).collect();
+    all.join(" and ")
 }
 
 fn undoing(seen: &Seen) -> Act {
@@ -261,7 +271,7 @@ fn undoing(seen: &Seen) -> Act {
                     "the data of before is back; etcd needs more than half of the members on it to answer",
                 );
             }
-            match not_whole(seen) {
+            match not_up(seen).first() {
                 None => Act::Mark(Stage::Undone, String::new()),
                 Some(part) => wait(format!("the data of before is back; {part} is not up yet")),
             }
@@ -274,13 +284,13 @@ fn up_next(seen: &Seen) -> Option<Part> {
     Part::ALL.into_iter().rev().find(|p| !is_on(seen, *p))
 }
 
-/// A part that does not run, or an API server that is not ready.
-fn not_whole(seen: &Seen) -> Option<Part> {
-    Part::ALL.into_iter().find(|part| {
-        let there = seen.parts.get(part);
-        let runs = there.is_some_and(|p| p.running == Some(true));
-        !runs || (*part == Part::KubeApiserver && !is_ready(seen, *part))
-    })
+/// The parts that do not run, and an API server that is not ready.
+fn not_up(seen: &Seen) -> Vec<Part> {
+    let is_up = |part: &Part| {
+        let runs = seen.parts.get(part).is_some_and(|p| p.running == Some(true));
+        runs && (*part != Part::KubeApiserver || is_ready(seen, *part))
+    };
+    Part::ALL.into_iter().filter(|p| !is_up(p)).collect()
 }
 
 fn is_on(seen: &Seen, part: Part) -> bool {
@@ -296,4 +306,56 @@ fn is_down(seen: &Seen, part: Part) -> bool {
 
 fn is_ready(seen: &Seen, part: Part) -> bool {
     seen.parts.get(&part).is_some_and(|p| p.on && p.ready)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use chrono::TimeDelta;
+
+    use super::*;
+
+    /// A node that has committed, with all four on and these not running.
+    fn committed_without(down: &[Part], late: bool) -> Act {
+        let (node, now) = (NodeName::from("cp2"), DateTime::UNIX_EPOCH);
+        let part = |part: &Part| PartSeen {
+            on: true,
+            running: Some(!down.contains(part)),
+            ready: true,
+        };
+        let seen = Seen {
+            word: Word::Unknown,
+            preparation: Preparation::Ready,
+            parts: Part::ALL.iter().map(|p| (*p, part(p))).collect(),
+            live: Live::New,
+            register: None,
+            old_whole: false,
+            peers: BTreeMap::new(),
+        };
+        let me = Standing {
+            node: &node,
+            nodes: &BTreeSet::from([node.clone()]),
+            stage: Stage::Committed,
+            deadline: now + TimeDelta::seconds(1),
+        };
+        decide(&me, &seen, now + TimeDelta::seconds(i64::from(late) * 2))
+    }
+
+    #[test]
+    fn what_is_not_up_after_the_decision_is_waited_for_and_then_named() {
+        let both = [Part::KubeScheduler, Part::KubeControllerManager];
+        assert_eq!(
+            committed_without(&[], true),
+            Act::Mark(Stage::Done, String::new())
+        );
+        assert!(matches!(committed_without(&both, false), Act::Wait(why) if why.contains("kube-scheduler")));
+        let Act::Mark(Stage::Done, told) = committed_without(&both, true) else {
+            panic!("it waits for ever");
+        };
+        assert!(
+            told.starts_with("kube-scheduler and kube-controller-manager did not come up"),
+            "{told}"
+        );
+    }
 }

@@ -8,7 +8,9 @@ use anyhow::{Context, Result, bail, ensure};
 use kube::ResourceExt;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use lockkeeper::store::{Credentials, Listed, Store};
-use lockkeeper_crds::{EtcdBackup, EtcdBackupStatus, EtcdBackupStore, EtcdBackupStoreSpec};
+use lockkeeper_crds::{
+    EtcdBackup, EtcdBackupStatus, EtcdBackupStore, EtcdBackupStoreSpec, RETAIN_ANNOTATION,
+};
 use serde_json::{Value, json};
 
 use super::{Keeper, MINUTE};
@@ -166,9 +168,12 @@ impl<'a> Backups<'a> {
     pub async fn clear(&self) -> Result<()> {
         for backup in self.api.list(&Default::default()).await? {
             if backup.spec.store_ref.name == self.store {
+                let name = &backup.name_any();
+                let kept = json!({"metadata": {"annotations": {RETAIN_ANNOTATION: "the lab"}}});
                 self.api
-                    .delete(&backup.name_any(), &DeleteParams::default())
+                    .patch(name, &PatchParams::default(), &Patch::Merge(&kept))
                     .await?;
+                self.api.delete(name, &DeleteParams::default()).await?;
             }
         }
         self.stores.delete(&self.store, &DeleteParams::default()).await?;

@@ -84,7 +84,7 @@ async fn play(scene: &Scene) -> Result<String> {
         .await?;
     let loss = shown.loss.context("no loss is shown before the confirmation")?;
     ensure!(
-        loss.created > 0 && loss.changed > 0,
+        loss.created > Some(0) && loss.changed > Some(0),
         "the loss is not counted: {loss:?}"
     );
     let with = shown.confirm_with.context("it does not say what to type")?;

@@ -172,6 +172,26 @@ impl Hands {
         }
     }
 
+    /// Sets a backup's finalizers, unless it was changed since it was read.
+    pub(super) async fn hold_backup(
+        &self,
+        backup: &crds::EtcdBackup,
+        finalizers: &[String],
+    ) -> Result<(), ActError> {
+        let name = backup.metadata.name.as_deref().unwrap_or_default();
+        let patch = json!({
+            "metadata": {"resourceVersion": backup.metadata.resource_version, "finalizers": finalizers},
+        });
+        let (params, patch, api) = (PatchParams::default(), Patch::Merge(&patch), self.backups());
+        let what = format!("set the finalizer of EtcdBackup {name}");
+        match self.api.within(what, api.patch(name, &params, &patch)).await {
+            Err(error) if error.is_conflict() => {
+                Err(ActError::Changed(format!("EtcdBackup {name} was changed")))
+            }
+            other => Ok(other.map(drop)?),
+        }
+    }
+
     /// Names the node that takes a backup.
     pub(super) async fn assign(
         &self,

@@ -98,6 +98,18 @@ pub(super) fn first_waiting<'a>(
     })
 }
 
+/// The finalizers that a backup is to have before anything is stored for it, so that what it stores goes when it does;
+/// none when they are right, or when a person wants what it stores kept.
+pub(super) fn held(backup: &crds::EtcdBackup) -> Option<Vec<String>> {
+    let mut finalizers = backup.metadata.finalizers.clone().unwrap_or_default();
+    let ours = crds::STORED_FINALIZER;
+    if backup.is_retained() || finalizers.iter().any(|f| f == ours) {
+        return None;
+    }
+    finalizers.push(ours.to_owned());
+    Some(finalizers)
+}
+
 /// The name of the backup that may stand for an upgrade's own snapshot, by `spec.backup.acceptWithinMinutes`.
 pub(super) fn acceptable<'a>(
     object: &crds::ClusterVersion,
@@ -121,6 +133,10 @@ pub(super) fn acceptable<'a>(
 
 fn candidate(backup: &crds::EtcdBackup) -> Option<Candidate> {
     let status = backup.status.as_ref()?;
+    // What it stored goes with it.
+    if backup.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
     Some(Candidate {
         name: backup.metadata.name.clone()?,
         store: backup.spec.store_ref.name.clone(),
@@ -351,11 +367,37 @@ mod tests {
             found(serde_json::json!({"acceptWithinMinutes": 30, "proof": "Drilled"})),
             None
         );
+        let mut leaving = backup.clone();
+        leaving.metadata.deletion_timestamp = leaving.status.as_ref().unwrap().completed_at.clone();
+        let policy = object(serde_json::json!({"acceptWithinMinutes": 30}));
+        assert_eq!(
+            acceptable(&policy, std::iter::once(&leaving), &cluster, now),
+            None
+        );
         assert_eq!(found(serde_json::json!({"acceptWithinMinutes": 15})), None);
         assert_eq!(
             found(serde_json::json!({"acceptWithinMinutes": 30, "storeRef": {"name": "other"}})),
             None
         );
+    }
+
+    #[test]
+    fn what_any_backup_stores_goes_with_it_unless_a_person_wants_it_kept() {
+        let spec = serde_json::from_value(serde_json::json!({"storeRef": {"name": "default"}})).unwrap();
+        let mut backup = crds::EtcdBackup::new("by-hand", spec);
+        assert_eq!(held(&backup), Some(vec![crds::STORED_FINALIZER.to_owned()]));
+        backup.metadata.finalizers = Some(vec!["example.org/other".to_owned()]);
+        let both = held(&backup);
+        assert_eq!(
+            both.as_ref().map(Vec::len),
+            Some(2),
+            "another's is not ours to take off"
+        );
+        let mut retained = backup.clone();
+        retained.metadata.annotations = Some([(crds::RETAIN_ANNOTATION.to_owned(), String::new())].into());
+        assert_eq!(held(&retained), None);
+        backup.metadata.finalizers = both;
+        assert_eq!(held(&backup), None);
     }
 
     #[test]

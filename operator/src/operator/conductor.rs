@@ -481,6 +481,9 @@ impl Conductor {
         let (name, status) = (waiting.name_any(), waiting.status.clone().unwrap_or_default());
         if let Some(node) = backups::choose(&nodes, reports, &status.tried) {
             self.leadership.check()?;
+            if let Some(finalizers) = backups::held(waiting) {
+                self.hands.hold_backup(waiting, &finalizers).await?;
+            }
             self.hands.assign(&name, node.as_ref(), &at).await?;
         } else if let Some(ended) = backups::exhausted(status, at) {
             self.leadership.check()?;

@@ -222,6 +222,9 @@ pub(super) fn backup(object: Option<&crds::EtcdBackup>, wanted: crds::Proof, lat
             .any(|c| c.type_ == type_ && c.status == value)
     };
     if is("Stored", "True") && is("Succeeded", "True") {
+        if object.metadata.deletion_timestamp.is_some() {
+            return Backup::Unknown("it was deleted, and goes with what it stored".to_owned());
+        }
         return proven(object, wanted);
     }
     if is("Succeeded", "False") || status.completed_at.is_some() {
@@ -335,6 +338,12 @@ mod tests {
         let seen = |more, wanted| backup(Some(&with(more)), wanted, true);
         let verified = crds::Proof::Verified;
         assert_eq!(seen(None, crds::Proof::Stored), Backup::Stored);
+        let mut leaving = with(None);
+        leaving.metadata.deletion_timestamp = leaving.status.as_ref().unwrap().completed_at.clone();
+        assert!(matches!(
+            backup(Some(&leaving), crds::Proof::Stored, false),
+            Backup::Unknown(why) if why.contains("deleted")
+        ));
         assert!(matches!(seen(None, verified), Backup::Running(_)));
         let yes = condition("Verified", "True", "Restored");
         assert_eq!(seen(Some(yes.clone()), verified), Backup::Stored);

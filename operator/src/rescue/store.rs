@@ -208,14 +208,7 @@ impl BackupArgs {
 
 async fn by_key(args: &StoreArgs, wanted: &str) -> Result<(Store, BackupKey, Manifest), RescueError> {
     let store = args.open()?;
-    let root = store.uri(&object_store::path::Path::default());
-    let path = wanted.strip_prefix(&root).unwrap_or(wanted);
-    if path.contains("://") {
-        return Err(refused(format_args!(
-            "{wanted} is not in this store, which is {root}"
-        )));
-    }
-    let key = BackupKey::parse(path).map_err(|e| refused(format_args!("{wanted} is no key: {e}")))?;
+    let key = store.locate(wanted).map_err(refused)?;
     let manifest = store.manifest(&key).await.map_err(|e| args.refused(e))?;
     let manifest = manifest.ok_or_else(|| {
         refused(format_args!(

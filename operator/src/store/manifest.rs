@@ -54,10 +54,7 @@ impl BackupKey {
     }
 
     /// From a path in the store: the backup's directory, or an object in it.
-    ///
-    /// # Errors
-    /// When it is no path of a store.
-    pub fn parse(path: &str) -> Result<Self, object_store::path::Error> {
+    fn parse(path: &str) -> Result<Self, object_store::path::Error> {
         let path = path.trim_matches('/');
         let (directory, file) = path.rsplit_once('/').unwrap_or(("", path));
         let is_object = file == MANIFEST || names().any(|name| name == file);
@@ -80,6 +77,21 @@ impl BackupKey {
     pub(super) fn objects(&self) -> impl Iterator<Item = Path> + '_ {
         names().map(|name| self.object(&name))
     }
+}
+
+/// Why what was given names no place in a store.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // Each sentence says what its fields are.
+pub enum KeyError {
+    /// A URI of somewhere else.
+    #[error("{given} is not in this store, which is {root}")]
+    Elsewhere { given: String, root: String },
+    /// No path.
+    #[error("{given} is no key: {source}")]
+    Invalid {
+        given: String,
+        source: object_store::path::Error,
+    },
 }
 
 /// Every name that data of a backup can have.
@@ -210,6 +222,21 @@ impl Manifest {
 }
 
 impl Store {
+    /// Where a backup lies, by its key in this store, prefix included, or by its URI; of its directory, or of an
+    /// object in it.
+    ///
+    /// # Errors
+    /// When it is a URI of another bucket or directory, or no path of a store.
+    pub fn locate(&self, given: &str) -> Result<BackupKey, KeyError> {
+        let root = self.uri(&Path::default());
+        let path = given.strip_prefix(&root).unwrap_or(given);
+        let given = given.to_owned();
+        if path.contains("://") {
+            return Err(KeyError::Elsewhere { given, root });
+        }
+        BackupKey::parse(path).map_err(|source| KeyError::Invalid { given, source })
+    }
+
     /// The manifest at this key; none when there is no backup.
     ///
     /// # Errors
@@ -341,6 +368,46 @@ mod tests {
         let second = read(&format(2)).unwrap();
         assert_eq!(serde_json::to_value(&second).unwrap(), format(2));
         assert_eq!((second.snapshot().stored.size, second.size_bytes), (2, 4));
+    }
+
+    #[test]
+    fn a_backup_is_located_by_key_or_uri_in_its_own_store_only() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().display().to_string();
+        let spec = json!({"directory": {"path": format!("{path}/")}});
+        let spec = serde_json::from_value(spec).unwrap();
+        let directory = Store::from_spec("nfs", &spec, super::super::Secrets::default()).unwrap();
+        let bucket = Store::from_objects(
+            std::sync::Arc::new(object_store::memory::InMemory::new()),
+            "clusters/a",
+        );
+        for (store, root, folder) in [
+            (&directory, &*format!("file://{path}/"), "nightly-01234567"),
+            (&bucket, "s3://bucket/", "clusters/a/nightly-01234567"),
+        ] {
+            let manifest = format!("{folder}/manifest.json");
+            for given in [
+                folder.to_owned(),
+                format!("/{folder}/"),
+                manifest.clone(),
+                format!("{root}{folder}"),
+                format!("{root}{folder}/snapshot.db.zst.age"),
+                format!("{root}{manifest}"),
+            ] {
+                let key = store.locate(&given).unwrap();
+                assert_eq!(key.manifest.as_ref(), manifest, "{given}");
+            }
+            for foreign in [
+                "s3://bucket2/clusters/a/nightly-01234567",
+                "gs://bucket/clusters/a/nightly-01234567",
+                &format!("file://{path}2/nightly-01234567"),
+            ] {
+                let told = store.locate(foreign).unwrap_err().to_string();
+                assert!(told.contains(foreign) && told.ends_with(root), "{told}");
+            }
+            let out = store.locate(&format!("{root}../x")).unwrap_err();
+            assert!(matches!(out, KeyError::Invalid { .. }), "{out}");
+        }
     }
 
     #[test]

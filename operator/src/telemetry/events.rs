@@ -98,6 +98,8 @@ pub enum Reason {
     RestoreStarted,
     /// The restored data runs, or the trial was made.
     RestoreCompleted,
+    /// The restored data stays, and something of a control plane did not come up on it.
+    RestoreNotWhole,
     /// Nothing was touched, or the data of before runs again.
     RestoreFailed,
     /// Something stands in the way of a cutover's beginning; nothing was touched.
@@ -165,6 +167,7 @@ impl Reason {
             | Self::AgentLost
             | Self::RollbackFailed
             | Self::RestoreAwaitsConfirmation
+            | Self::RestoreNotWhole
             | Self::RestoreFailed
             | Self::CutoverBlocked
             | Self::CutoverAwaitsApproval
@@ -193,6 +196,7 @@ impl Reason {
             | Self::RestoreAwaitsConfirmation
             | Self::RestoreStarted
             | Self::RestoreCompleted
+            | Self::RestoreNotWhole
             | Self::RestoreFailed => "Restore",
             Self::CutoverBlocked
             | Self::CutoverAwaitsApproval

@@ -9,7 +9,6 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use lockkeeper_crds::{
     EtcdBackup, EtcdBackupSchedule, EtcdBackupScheduleStatus, Proof, RETAIN_ANNOTATION, SCHEDULE_LABEL,
-    STORED_FINALIZER,
 };
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use serde_json::json;
@@ -153,10 +152,6 @@ impl<'a> Stage<'a> {
 
     /// Deletes a backup made by hand, with what it stored.
     pub(in crate::scenarios) async fn remove(&self, name: &str) -> Result<()> {
-        let patch = json!({"metadata": {"finalizers": [STORED_FINALIZER]}});
-        self.backups
-            .patch(name, &PatchParams::default(), &Patch::Merge(&patch))
-            .await?;
         self.backups.delete(name, &DeleteParams::default()).await?;
         self.scene
             .wait_for(&format!("{name} to go"), MINUTE, || async {

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::report::{Report, Written};
 use super::{Desk, Key, Outcome, place};
 use crate::backoff;
-use crate::store::{Store, StoreError};
+use crate::store::{Failure, Store, StoreError};
 
 /// After a failure: doubled up to the second figure. A store may be away for hours.
 const RETRY: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(300)];
@@ -155,11 +155,15 @@ impl Desk {
 
     async fn take_out(&self, backup: &EtcdBackup, key: &Key) -> Result<(), DiscardError> {
         let name = &backup.spec.store_ref.name;
-        let store = Store::open(&self.client, &self.namespace, name).await?;
+        let artifact = backup.status.as_ref().and_then(|s| s.artifact.as_ref());
+        let store = match Store::open(&self.client, &self.namespace, name).await {
+            // One that failed for want of its store: there is nothing to be sought, and nowhere.
+            Err(e) if artifact.is_none() && matches!(e.failure(), Failure::Missing { .. }) => return Ok(()),
+            opened => opened?,
+        };
         let place = place(&store, backup);
         let means = store.uri(&place.manifest);
         // The store may have been given another bucket or prefix since.
-        let artifact = backup.status.as_ref().and_then(|s| s.artifact.as_ref());
         if let Some(artifact) = artifact.filter(|a| a.manifest_uri != means) {
             return Err(DiscardError::Elsewhere {
                 store: name.clone(),

@@ -1,6 +1,7 @@
 //! What goes before a restore from a backup: what would be lost, and the new data beside the data in use. The same
 //! code as an `EtcdRestore`'s (`agent/restore`); nothing in use is touched.
 
+use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -115,10 +116,7 @@ async fn prospect(
         ),
         (Some(_), Some(_)) if seen.quorum => {
             let member = EtcdMember::by_copy(host.root(), &manifest.path, None);
-            match engine::count_loss(&member, backup).await {
-                Ok(loss) => lost(&loss, &entry.aside),
-                Err(why) => format!("What would be lost since {taken} cannot be counted: {why}"),
-            }
+            lost(&engine::count_loss(&member, backup).await, &taken, &entry.aside)
         }
         (Some(_), _) => format!(
             "etcd here does not answer ({}), so what would be lost cannot be counted: whatever was written after {taken}. Where a member's data are left, `lockkeeper rescue recover-quorum` loses nothing. The data here go aside to {}",
@@ -129,7 +127,7 @@ async fn prospect(
     lines
 }
 
-fn lost(loss: &RestoreLoss, aside: &Path) -> String {
+fn lost(loss: &RestoreLoss, taken: &impl Display, aside: &Path) -> String {
     let samples = if loss.samples.is_empty() {
         String::new()
     } else {
@@ -138,10 +136,17 @@ fn lost(loss: &RestoreLoss, aside: &Path) -> String {
     let writes = loss
         .revisions
         .map_or_else(String::new, |count| format!(" {count} writes:"));
+    let keys = match (&loss.uncounted, loss.created, loss.changed) {
+        (None, Some(created), Some(changed)) => {
+            format!("{created} keys made since{samples}, {changed} changed since")
+        }
+        (why, ..) => format!(
+            "whatever was written after {taken}; which keys that is could not be counted ({})",
+            why.as_deref().unwrap_or("no reason is known")
+        ),
+    };
     format!(
-        "Lost will be{writes} {} keys made since{samples}, {} changed since. The data here go aside to {}",
-        loss.created,
-        loss.changed,
+        "Lost will be{writes} {keys}. The data here go aside to {}",
         aside.display()
     )
 }
@@ -271,12 +276,13 @@ mod tests {
     fn the_loss_is_a_sentence_with_what_goes_and_where_the_old_data_are() {
         let loss = RestoreLoss {
             revisions: Some(12),
-            created: 3,
-            changed: 2,
+            created: Some(3),
+            changed: Some(2),
             samples: vec!["/registry/configmaps/default/x".to_owned()],
             ..RestoreLoss::default()
         };
-        let told = lost(&loss, Path::new("/var/lib/etcd.before-1"));
+        let aside = Path::new("/var/lib/etcd.before-1");
+        let told = lost(&loss, &"yesterday", aside);
         for part in [
             "12 writes",
             "3 keys",
@@ -286,5 +292,16 @@ mod tests {
         ] {
             assert!(told.contains(part), "{part}: {told}");
         }
+        let half = RestoreLoss {
+            uncounted: Some("not done within 60 s".to_owned()),
+            created: None,
+            changed: None,
+            ..loss
+        };
+        let told = lost(&half, &"yesterday", aside);
+        assert_eq!(
+            told,
+            "Lost will be 12 writes: whatever was written after yesterday; which keys that is could not be counted (not done within 60 s). The data here go aside to /var/lib/etcd.before-1"
+        );
     }
 }

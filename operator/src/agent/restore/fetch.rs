@@ -38,7 +38,12 @@ async fn from(
     into: &std::path::Path,
     cancel: &tokio_util::sync::CancellationToken,
 ) -> Result<RestoredBackup, String> {
-    let key = BackupKey::parse(&order.key).map_err(|e| format!("{}: {e}", order.key))?;
+    let key = store.locate(&order.key).map_err(|e| {
+        format!(
+            "EtcdBackupStore {}: {e}: make a new EtcdRestore, with the store that it lies in as spec.storeRef, or with its place in this one as spec.from.uri or spec.from.key",
+            store.name()
+        )
+    })?;
     let manifest = store.manifest(&key).await.map_err(|e| e.to_string())?;
     let manifest = manifest.ok_or_else(|| {
         format!(
@@ -76,32 +81,70 @@ pub(crate) fn describe(store: &Store, key: &BackupKey, manifest: &Manifest) -> R
 #[cfg(test)]
 mod tests {
     use lockkeeper_crds::{Directory, EtcdBackupStoreSpec};
+    use sha2::{Digest as _, Sha256};
 
     use super::super::testing::order;
     use super::*;
-    use crate::store::Secrets;
+    use crate::store::{Secrets, hex};
+
+    fn directory(path: &std::path::Path) -> Store {
+        let path = path.display().to_string();
+        let spec = EtcdBackupStoreSpec {
+            directory: Some(Directory { path }),
+            ..EtcdBackupStoreSpec::default()
+        };
+        Store::from_spec("nfs", &spec, Secrets::default()).unwrap()
+    }
+
+    /// A backup of these bytes, by its manifest of so many.
+    fn keep(bucket: &std::path::Path, bytes: &str, size: u64) {
+        let folder = bucket.join("a-12345678");
+        std::fs::create_dir(&folder).unwrap();
+        let sha256 = hex(&Sha256::digest(bytes));
+        let manifest = serde_json::json!({
+            "format": 1, "id": "a", "name": "a", "uid": "12345678", "node": "cp1", "clusterId": "c", "memberId": "m",
+            "etcdVersion": "3.6.0", "revision": 5, "sizeBytes": size, "sha256": sha256, "partSizeBytes": 8388608,
+            "startedAt": "2026-11-01T03:00:00Z", "completedAt": "2026-11-01T03:00:05Z",
+        });
+        std::fs::write(folder.join("manifest.json"), manifest.to_string()).unwrap();
+        std::fs::write(folder.join("snapshot.db"), bytes).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_backup_in_a_directory_is_fetched_by_its_uri_and_nothing_of_another_place_is() {
+        let (bucket, disk) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        keep(bucket.path(), "a snapshot", 10);
+        let (store, into) = (directory(bucket.path()), disk.path().join("snapshot.db"));
+        let fetched = async |key: String| {
+            let order = RestoreOrder { key, ..order(1) };
+            from(&store, &Identities::none(), &order, &into, &Default::default()).await
+        };
+        let root = format!("file://{}/", bucket.path().display());
+        for key in ["a-12345678".to_owned(), format!("{root}a-12345678/manifest.json")] {
+            let backup = fetched(key.clone()).await.unwrap();
+            assert_eq!(backup.uri, format!("{root}a-12345678/snapshot.db"), "{key}");
+            assert_eq!(std::fs::read_to_string(&into).unwrap(), "a snapshot");
+            std::fs::remove_file(&into).unwrap();
+        }
+        let told = fetched("s3://other/a-12345678".to_owned()).await.unwrap_err();
+        for says in [
+            "s3://other/a-12345678",
+            "EtcdBackupStore nfs",
+            &root,
+            "spec.from.uri",
+            "spec.storeRef",
+        ] {
+            assert!(told.contains(says), "{says}: {told}");
+        }
+        assert!(!into.exists());
+    }
 
     #[tokio::test]
     async fn a_backup_for_which_there_is_no_room_is_not_begun_to_be_fetched() {
         let (bucket, disk) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let folder = bucket.path().join("a-12345678");
-        std::fs::create_dir(&folder).unwrap();
         // A petabyte, by its manifest.
-        std::fs::write(
-            folder.join("manifest.json"),
-            r#"{"format": 1, "id": "a", "name": "a", "uid": "12345678", "node": "cp1", "clusterId": "c",
-            "memberId": "m", "etcdVersion": "3.6.0", "revision": 5, "sizeBytes": 1125899906842624, "sha256": "s",
-            "partSizeBytes": 8388608, "startedAt": "2026-11-01T03:00:00Z", "completedAt": "2026-11-01T03:00:05Z"}"#,
-        )
-        .unwrap();
-        std::fs::write(folder.join("snapshot.db"), "the first bytes of it").unwrap();
-        let spec = EtcdBackupStoreSpec {
-            directory: Some(Directory {
-                path: bucket.path().display().to_string(),
-            }),
-            ..EtcdBackupStoreSpec::default()
-        };
-        let store = Store::from_spec("nfs", &spec, Secrets::default()).unwrap();
+        keep(bucket.path(), "the first bytes of it", 1 << 50);
+        let store = directory(bucket.path());
         let (into, never) = (disk.path().join("snapshot.db"), Default::default());
         let told = from(&store, &Identities::none(), &order(1), &into, &never)
             .await

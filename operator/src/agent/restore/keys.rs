@@ -36,36 +36,75 @@ fn line(key: &[u8]) -> String {
     key.escape_ascii().to_string()
 }
 
-/// Counts what a restore of this backup would lose now.
-pub(crate) async fn count_loss(member: &EtcdMember, backup: &RestoredBackup) -> Result<RestoreLoss, String> {
-    let (cluster_id, revision) = member.whole().await.map_err(|e| e.to_string())?;
+/// Counts what a restore of this backup would lose now. What cannot be counted is told as that: it is no reason not to
+/// restore, and a person is to know of it.
+pub(crate) async fn count_loss(member: &EtcdMember, backup: &RestoredBackup) -> RestoreLoss {
     let mut loss = RestoreLoss {
         since: backup.taken_at.clone(),
-        revision,
-        // A restore gives a cluster a new identity.
-        revisions: (cluster_id == backup.cluster_id).then(|| (revision - backup.revision).max(0)),
         ..RestoreLoss::default()
     };
+    let (cluster_id, revision) = match member.whole().await {
+        Ok(read) => read,
+        Err(error) => {
+            loss.uncounted = Some(error.to_string());
+            return loss;
+        }
+    };
+    loss.revision = Some(revision);
+    // A restore gives a cluster a new identity.
+    loss.revisions = (cluster_id == backup.cluster_id).then(|| (revision - backup.revision).max(0));
+    let mut tally = Tally::default();
     let walk = member.each_key(|seen| {
-        weigh(&mut loss, &seen, backup.revision);
+        tally.weigh(&seen, backup.revision);
         Ok(())
     });
-    match tokio::time::timeout(WALK, walk).await {
-        Ok(walked) => walked.map_err(|e| e.to_string())?,
-        Err(_) => return Err(format!("not done within {} s", WALK.as_secs())),
-    }
-    Ok(loss)
+    let walked = tokio::time::timeout(WALK, walk).await;
+    tally.end(
+        &mut loss,
+        walked
+            .map_err(|_| late())
+            .and_then(|w| w.map_err(|e| e.to_string())),
+    );
+    loss
 }
 
-fn weigh(loss: &mut RestoreLoss, seen: &KeySeen, revision: i64) {
-    if seen.create_revision > revision {
-        loss.created += 1;
-        let key = line(&seen.key);
-        if loss.samples.len() < SAMPLES && !is_chatter(&key) {
-            loss.samples.push(key);
+fn late() -> String {
+    format!("not done within {} s", WALK.as_secs())
+}
+
+/// Keys that were seen to be made and changed since the backup.
+#[derive(Debug, Default)]
+struct Tally {
+    created: i64,
+    changed: i64,
+    samples: Vec<String>,
+}
+
+impl Tally {
+    fn weigh(&mut self, seen: &KeySeen, revision: i64) {
+        if seen.create_revision > revision {
+            self.created += 1;
+            let key = line(&seen.key);
+            if self.samples.len() < SAMPLES && !is_chatter(&key) {
+                self.samples.push(key);
+            }
+        } else if seen.mod_revision > revision {
+            self.changed += 1;
         }
-    } else if seen.mod_revision > revision {
-        loss.changed += 1;
+    }
+
+    /// Half a count is none, but worth a word.
+    fn end(self, loss: &mut RestoreLoss, walked: Result<(), String>) {
+        loss.samples = self.samples;
+        match walked {
+            Ok(()) => (loss.created, loss.changed) = (Some(self.created), Some(self.changed)),
+            Err(why) => {
+                loss.uncounted = Some(format!(
+                    "{why}; until then {} keys made since were seen, and {} changed",
+                    self.created, self.changed
+                ));
+            }
+        }
     }
 }
 
@@ -76,7 +115,7 @@ pub(super) async fn list(member: &EtcdMember, to: &Path) -> Result<(), String> {
     let walk = member.each_key(|seen| writeln!(file, "{}", line(&seen.key)));
     match tokio::time::timeout(WALK, walk).await {
         Ok(walked) => walked.map_err(|e| e.to_string())?,
-        Err(_) => return Err(format!("not done within {} s", WALK.as_secs())),
+        Err(_) => return Err(late()),
     }
     file.flush().map_err(failed)
 }
@@ -121,6 +160,9 @@ fn count(number: &mut i64, samples: &mut Vec<String>, key: Option<&str>) {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use k8s_openapi::jiff::Timestamp;
+
     use super::*;
 
     fn file(directory: &Path, name: &str, keys: &[&str]) -> std::path::PathBuf {
@@ -154,22 +196,48 @@ mod tests {
     }
 
     #[test]
-    fn keys_made_and_changed_since_are_told_apart() {
+    fn keys_made_and_changed_since_are_told_apart_and_half_a_count_is_none() {
+        let tally = || {
+            let mut tally = Tally::default();
+            for (key, made, changed) in [
+                ("/registry/a", 5, 5),
+                ("/registry/b", 5, 20),
+                ("/registry/c", 11, 12),
+                ("/registry/events/d", 30, 30),
+            ] {
+                let seen = KeySeen {
+                    key: key.into(),
+                    create_revision: made,
+                    mod_revision: changed,
+                };
+                tally.weigh(&seen, 10);
+            }
+            tally
+        };
         let mut loss = RestoreLoss::default();
-        for (key, made, changed) in [
-            ("/registry/a", 5, 5),
-            ("/registry/b", 5, 20),
-            ("/registry/c", 11, 12),
-            ("/registry/events/d", 30, 30),
-        ] {
-            let seen = KeySeen {
-                key: key.into(),
-                create_revision: made,
-                mod_revision: changed,
-            };
-            weigh(&mut loss, &seen, 10);
-        }
-        assert_eq!((loss.created, loss.changed), (2, 1));
+        tally().end(&mut loss, Ok(()));
+        assert_eq!(
+            (loss.created, loss.changed, &loss.uncounted),
+            (Some(2), Some(1), &None)
+        );
         assert_eq!(loss.samples, ["/registry/c"]);
+        let mut loss = RestoreLoss::default();
+        tally().end(&mut loss, Err(late()));
+        assert_eq!((loss.created, loss.changed), (None, None));
+        let why = loss.uncounted.unwrap();
+        assert!(why.contains("60 s") && why.contains("2 keys made"), "{why}");
+    }
+
+    #[tokio::test]
+    async fn where_etcd_cannot_be_read_there_is_still_since_when_and_why_no_more() {
+        let root = tempfile::tempdir().unwrap();
+        let backup = RestoredBackup {
+            taken_at: Some(Time(Timestamp::from_second(1_763_700_000).unwrap())),
+            ..super::super::testing::backup()
+        };
+        let loss = count_loss(&EtcdMember::from_host(root.path(), None), &backup).await;
+        assert_eq!(loss.since, backup.taken_at);
+        assert_eq!((loss.revision, loss.revisions, loss.created), (None, None, None));
+        assert!(loss.uncounted.is_some());
     }
 }

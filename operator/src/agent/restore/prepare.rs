@@ -159,17 +159,14 @@ pub(crate) async fn beside(
         leave(folders.own(), &to)
             .map_err(|e| format!("the restored data cannot be put to {directory}: {e}"))?;
     }
-    let loss = if order.counts {
-        match keys::count_loss(&workshop.member, &backup).await {
-            Ok(loss) => Some(loss),
-            Err(error) => {
-                tracing::warn!(error, "what would be lost cannot be counted");
-                None
-            }
+    let mut loss = None;
+    if order.counts {
+        let counted = keys::count_loss(&workshop.member, &backup).await;
+        if let Some(why) = &counted.uncounted {
+            tracing::warn!(why, "what would be lost cannot be counted");
         }
-    } else {
-        None
-    };
+        loss = Some(counted);
+    }
     Ok(Prepared { backup, loss })
 }
 

@@ -9,6 +9,8 @@
 //! | `sight` | from objects to what is planned on; pure |
 //! | `plan` | what comes next for one restore; pure |
 //! | `obstacle` | what keeps one from being begun; pure |
+//! | `memorial` | what an object tells of a restore that the restored etcd does not know; pure |
+//! | `loss` | what would be lost, as far as it is known; pure |
 //! | `status` | what people and tools are told; pure |
 //! | `adopt` | backups of the state that was taken back; pure |
 //! | `act` | doing it |
@@ -17,6 +19,8 @@
 
 mod act;
 mod adopt;
+mod loss;
+mod memorial;
 mod obstacle;
 mod plan;
 #[cfg(test)]
@@ -302,11 +306,7 @@ impl Keeper {
             {
                 continue;
             }
-            let same = reports.values().all(|r| {
-                let told = r.status.as_ref().and_then(|s| s.restore.as_ref());
-                told.is_some_and(|p| p.id == progress.id && p.stage == RestoreStage::Done)
-            });
-            self.complete(object, progress, reports, same).await?;
+            self.complete(object, progress, reports).await?;
         }
         Ok(())
     }
@@ -327,16 +327,12 @@ impl Keeper {
         object: &crds::EtcdRestore,
         progress: &crds::RestoreProgress,
         reports: &BTreeMap<String, crds::ControlPlaneNode>,
-        all: bool,
     ) -> Result<(), PassError> {
         let Some(now) = kube_time(Utc::now()) else {
             return Ok(());
         };
         let was = object.status.clone().unwrap_or_default();
-        // The object of before, in an etcd that knows no state of its future.
-        let mut object = object.clone();
-        let status = object.status.get_or_insert_with(Default::default);
-        status.id = Some(progress.id.clone());
+        let object = memorial::recalled(object, progress);
         let sight = Sight {
             object: &object,
             nodes: self.nodes(reports),
@@ -349,20 +345,7 @@ impl Keeper {
             revision: 0,
             now,
         };
-        let (state, message) = if all {
-            (RestoreState::Completed, "the restored data runs on every node")
-        } else {
-            (
-                RestoreState::Restoring,
-                "decided: the restored data stays; a node is not up on it yet",
-            )
-        };
-        let plan = Plan {
-            state,
-            message: message.to_owned(),
-            reason: if all { "Restored" } else { "Restoring" },
-            deeds: vec![],
-        };
+        let plan = memorial::standing(&progress.id, reports);
         let next = status::build(&sight, &plan);
         if was != next {
             self.leadership.check()?;
@@ -409,6 +392,7 @@ impl Keeper {
             RestoreState::Validating | RestoreState::Preparing => Reason::RestorePreparing,
             RestoreState::AwaitingConfirmation => Reason::RestoreAwaitsConfirmation,
             RestoreState::Arming | RestoreState::Restoring => Reason::RestoreStarted,
+            RestoreState::Completed if is_lame(next) => Reason::RestoreNotWhole,
             RestoreState::Completed => Reason::RestoreCompleted,
             RestoreState::Failed | RestoreState::Undone => Reason::RestoreFailed,
         };
@@ -426,6 +410,11 @@ fn annotated(object: &crds::EtcdRestore) -> Option<&str> {
 /// It tells of a restore and is none to make.
 fn is_memorial(object: &crds::EtcdRestore) -> bool {
     annotated(object).is_some()
+}
+
+/// Something of a control plane did not come up on the restored data.
+fn is_lame(status: &crds::EtcdRestoreStatus) -> bool {
+    status.conditions.iter().any(|c| c.reason == plan::NOT_WHOLE)
 }
 
 fn has_begun(object: &crds::EtcdRestore) -> bool {

@@ -20,6 +20,15 @@ impl InHand<'_> {
             let Some(backup) = sight.backup else {
                 return Some(("NoBackup", format!("there is no EtcdBackup {}", reference.name)));
             };
+            if backup.metadata.deletion_timestamp.is_some() {
+                return Some((
+                    "BackupLeaving",
+                    format!(
+                        "EtcdBackup {} was deleted, and goes with what it stored",
+                        reference.name
+                    ),
+                ));
+            }
             if !backup.is_proven() {
                 return Some((
                     "BackupNotStored",

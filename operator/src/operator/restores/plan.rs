@@ -7,10 +7,14 @@
 use lockkeeper_crds as crds;
 use lockkeeper_crds::{RestoreMode, RestoreStage, RestoreState, RestoreWord};
 
+use super::loss;
 use super::sight::{NodeSight, Sight, members};
 
 /// The revision is raised beyond the present one by at least so much: writes between this look and the restore.
 const MARGIN: i64 = 10_000_000;
+
+/// The reason of a restore whose data stays, and after which something of a control plane did not come up.
+pub(super) const NOT_WHOLE: &str = "NotWhole";
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +44,24 @@ fn stay(state: RestoreState, reason: &'static str, message: impl Into<String>) -
         reason,
         deeds: vec![],
     }
+}
+
+/// The end where every node keeps the restored data. Of a restore in place a node that is done says only what is not up.
+pub(super) fn kept<'a>(said: impl Iterator<Item = (&'a String, &'a crds::RestoreProgress)>) -> Plan {
+    let lame = said.filter(|(_, progress)| !progress.message.is_empty());
+    let lame: Vec<String> = lame.map(|(name, p)| format!("{name}: {}", p.message)).collect();
+    if lame.is_empty() {
+        let message = "the restored data runs on every node";
+        return stay(RestoreState::Completed, "Restored", message);
+    }
+    stay(
+        RestoreState::Completed,
+        NOT_WHOLE,
+        format!(
+            "the restored data stays on every node, and not all of the control plane is up on it; {}",
+            lame.join("; ")
+        ),
+    )
 }
 
 /// Plans the next thing.
@@ -90,20 +112,11 @@ impl InHand<'_> {
         self.spec().store_ref.clone().or_else(of_backup)
     }
 
-    /// The backup's folder.
+    /// Where the backup lies, as it was given. What a URI means in the store, only who opens the store can say.
     fn key(&self) -> Option<String> {
-        let folder = |uri: &str| {
-            let key = uri.split_once("://")?.1.split_once('/')?.1;
-            Some(key.to_owned())
-        };
         let from = &self.spec().from;
-        if let Some(key) = &from.key {
-            return Some(key.clone());
-        }
-        match &from.uri {
-            Some(uri) => folder(uri),
-            None => folder(&self.artifact()?.manifest_uri),
-        }
+        let given = from.key.as_ref().or(from.uri.as_ref());
+        given.or(self.artifact().map(|a| &a.manifest_uri)).cloned()
     }
 
     fn artifact(&self) -> Option<&crds::Artifact> {
@@ -229,7 +242,8 @@ impl InHand<'_> {
             RestoreState::AwaitingConfirmation,
             "AwaitingConfirmation",
             format!(
-                "every node has the restored data beside the data in use; read status.loss, then set spec.confirm to {:?}",
+                "every node has the restored data beside the data in use; {} set spec.confirm to {:?}",
+                loss::to_weigh(loss::known(self.sight, &self.id).as_ref()),
                 self.status.confirm_with.as_deref().unwrap_or_default()
             ),
         )
@@ -325,11 +339,8 @@ impl InHand<'_> {
         let mut plan = stay(RestoreState::Restoring, "Restoring", "");
         plan.deeds = self.words(RestoreWord::Go);
         if self.not_in(&[RestoreStage::Done]).is_none() {
-            return stay(
-                RestoreState::Completed,
-                "Restored",
-                "the restored data runs on every node",
-            );
+            let said = self.parties().into_iter();
+            return kept(said.filter_map(|(name, node)| Some((name, node.of(&self.id)?))));
         }
         let back = [RestoreStage::Undone, RestoreStage::Dropped];
         let Some(waits) = self.not_in(&back) else {

@@ -8,6 +8,7 @@ use lockkeeper_crds as crds;
 use lockkeeper_crds::{RestoreMode, RestoreStage, RestoreState, RestoreWord, Tristate};
 use serde_json::json;
 
+use super::memorial;
 use super::plan::{Deed, Plan, plan};
 use super::sight::{self, Sight};
 use super::status;
@@ -193,7 +194,7 @@ fn nothing_goes_on_without_a_persons_word_and_then_to_the_end() {
     assert!(
         orders
             .iter()
-            .all(|o| o.id == ID && o.key == "p/a-12345678/manifest.json" && o.sha256 == "abc")
+            .all(|o| o.id == ID && o.key == "s3://b/p/a-12345678/manifest.json" && o.sha256 == "abc")
     );
     assert_eq!(orders.iter().filter(|o| o.counts).count(), 1);
     world.all_say(RestoreStage::Prepared);
@@ -218,6 +219,50 @@ fn nothing_goes_on_without_a_persons_word_and_then_to_the_end() {
     assert_eq!(world.words(), [Some(RestoreWord::Go); 3]);
     world.all_say(RestoreStage::Done);
     assert_eq!(world.passes(), RestoreState::Completed);
+}
+
+#[test]
+fn what_could_not_be_counted_is_told_with_what_is_known_before_the_word_is_asked_for() {
+    let shown = |loss: Option<serde_json::Value>| {
+        let mut world = World::new(RestoreMode::InPlace);
+        world.passes();
+        world.all_say(RestoreStage::Prepared);
+        let counting = world.reports.get_mut("cp1").unwrap().status.as_mut().unwrap();
+        let progress = counting.restore.as_mut().unwrap();
+        progress.backup.as_mut().unwrap().taken_at = Some(now());
+        progress.loss = loss.map(|l| serde_json::from_value(l).unwrap());
+        assert_eq!(world.passes(), RestoreState::AwaitingConfirmation);
+        let status = world.object.status.unwrap();
+        assert!(
+            status.message.ends_with("set spec.confirm to \"prod\""),
+            "{}",
+            status.message
+        );
+        (status.loss.unwrap(), status.message)
+    };
+    let (_, told) = shown(Some(
+        json!({"revision": 5000, "revisions": 4900, "created": 2, "changed": 3}),
+    ));
+    assert!(told.contains("read status.loss"), "{told}");
+    // etcd was not read at all; by an older agent, without a word.
+    for (loss, why) in [
+        (
+            Some(json!({"since": now(), "uncounted": "etcd has no quorum"})),
+            "cp1: etcd has no quorum",
+        ),
+        (None, "cp1: its agent does not say why"),
+    ] {
+        let (loss, told) = shown(loss);
+        assert_eq!(
+            (loss.since, loss.revision, loss.revisions),
+            (Some(now()), Some(5000), Some(4900))
+        );
+        assert_eq!((loss.created, loss.uncounted.as_deref()), (None, Some(why)));
+        for part in ["in part only", "since 2025-11-21 04:40:00 UTC, 4900 writes", why] {
+            assert!(told.contains(part), "{part}: {told}");
+        }
+        assert!(!told.contains("read status.loss"), "{told}");
+    }
 }
 
 #[test]
@@ -266,6 +311,88 @@ fn all_gone_back_is_told_with_the_first_reason() {
 }
 
 #[test]
+fn a_control_plane_that_is_not_whole_on_the_restored_data_is_never_called_well() {
+    let mut world = World::new(RestoreMode::InPlace);
+    world.passes();
+    world.all_say(RestoreStage::Prepared);
+    world.passes();
+    world.object.spec.confirm = Some("prod".to_owned());
+    world.passes();
+    world.all_say(RestoreStage::Armed);
+    world.passes();
+    world.all_say(RestoreStage::Done);
+    world.says("cp2", RestoreStage::Done, "kube-scheduler did not come up again");
+    assert_eq!(world.pass().state, RestoreState::Completed);
+    let status = world.object.status.unwrap();
+    assert!(
+        status.message.contains("not all") && status.message.contains("cp2: kube-scheduler did not come up"),
+        "{}",
+        status.message
+    );
+    for (type_, value) in [("Succeeded", "False"), ("Ready", "False"), ("Stalled", "True")] {
+        let condition = status.conditions.iter().find(|c| c.type_ == type_).unwrap();
+        assert_eq!(
+            (condition.status.as_str(), condition.reason.as_str()),
+            (value, "NotWhole"),
+            "{type_}"
+        );
+    }
+}
+
+#[test]
+fn an_object_made_anew_after_it_names_the_backup_of_before_and_what_is_not_up() {
+    let mut world = World::new(RestoreMode::InPlace);
+    world.passes();
+    world.all_say(RestoreStage::Prepared);
+    world.passes();
+    world.object.spec.confirm = Some("prod".to_owned());
+    world.passes();
+    world.all_say(RestoreStage::Done);
+    let before = world.object.status.as_ref().unwrap().safety_backup.clone();
+    assert_eq!(before.as_deref(), Some("before-back-0a1b2c3d"));
+    // Of another UID, and with another name, since that was taken.
+    let progress = world.reports["cp1"]
+        .status
+        .as_ref()
+        .unwrap()
+        .restore
+        .clone()
+        .unwrap();
+    world.object.metadata.uid = Some("another".to_owned());
+    world.object.metadata.name = Some("back-0a1b2c3d".to_owned());
+    world.object.status = None;
+    world.object = memorial::recalled(&world.object, &progress);
+    let told = |world: &World| {
+        let plan = memorial::standing(ID, &world.reports);
+        status::build(&world.sight(), &plan)
+    };
+    let whole = told(&world);
+    assert_eq!(
+        (whole.state, whole.safety_backup),
+        (RestoreState::Completed, before)
+    );
+    assert_eq!(whole.message, "the restored data runs on every node");
+    world.says("cp3", RestoreStage::Done, "kube-scheduler did not come up again");
+    let lame = told(&world);
+    assert_eq!(lame.state, RestoreState::Completed);
+    assert!(
+        lame.message.contains("cp3: kube-scheduler did not come up"),
+        "{}",
+        lame.message
+    );
+    world.says("cp3", RestoreStage::Committed, "kube-scheduler is not up yet");
+    let going = told(&world);
+    assert_eq!(going.state, RestoreState::Restoring);
+    assert!(
+        going
+            .message
+            .contains("cp3: Committed: kube-scheduler is not up yet"),
+        "{}",
+        going.message
+    );
+}
+
+#[test]
 fn a_word_given_unseen_or_for_another_cluster_fails_it() {
     let mut world = World::new(RestoreMode::InPlace);
     world.object.spec.confirm = Some("prod".to_owned());
@@ -291,6 +418,14 @@ fn nothing_is_begun_beside_a_rollout_or_with_a_silent_node_or_another_minor() {
     let artifact = world.backup.status.as_mut().unwrap().artifact.as_mut().unwrap();
     artifact.etcd_version = "3.5.21".to_owned();
     assert_eq!(world.pass().reason, "VersionMismatch");
+    assert_eq!(world.words(), [None; 3]);
+}
+
+#[test]
+fn nothing_is_begun_from_a_backup_that_was_deleted_and_is_not_gone_yet() {
+    let mut world = World::new(RestoreMode::DryRun);
+    world.backup.metadata.deletion_timestamp = Some(now());
+    assert_eq!(world.pass().reason, "BackupLeaving");
     assert_eq!(world.words(), [None; 3]);
 }
 

@@ -4,7 +4,8 @@ use lockkeeper_crds::{
     self as crds, RestoreMode, RestoreStage, RestoreState, Tristate, condition, set_condition,
 };
 
-use super::plan::Plan;
+use super::loss;
+use super::plan::{NOT_WHOLE, Plan};
 use super::sight::Sight;
 
 /// The status to write.
@@ -32,7 +33,8 @@ pub(super) fn build(sight: &Sight<'_>, plan: &Plan) -> crds::EtcdRestoreStatus {
         status.confirm_with = status.confirm_with.take().or_else(|| sight.cluster_name.clone());
     }
     if plan.state == RestoreState::Arming && status.safety_backup.is_none() {
-        status.safety_backup = Some(safety_name(object));
+        let (name, id) = (object.metadata.name.as_deref(), status.id.as_deref());
+        status.safety_backup = Some(safety_name(name.unwrap_or_default(), id.unwrap_or_default()));
     }
     if began {
         take_in(&mut status, sight);
@@ -41,23 +43,11 @@ pub(super) fn build(sight: &Sight<'_>, plan: &Plan) -> crds::EtcdRestoreStatus {
     status
 }
 
-/// The name of the `EtcdBackup` of the state right before.
-pub(super) fn safety_name(object: &crds::EtcdRestore) -> String {
-    let uid: String = object
-        .metadata
-        .uid
-        .iter()
-        .flat_map(|u| u.chars())
-        .take(8)
-        .collect();
-    let name: String = object
-        .metadata
-        .name
-        .iter()
-        .flat_map(|n| n.chars())
-        .take(200)
-        .collect();
-    format!("before-{}-{uid}", name.trim_end_matches(['.', '-']))
+/// The name of the `EtcdBackup` of the state right before: of the restore's name and id, which the nodes know too.
+pub(super) fn safety_name(restore: &str, id: &str) -> String {
+    let head = |text: &str, most| text.chars().take(most).collect::<String>();
+    let name = head(restore, 200);
+    format!("before-{}-{}", name.trim_end_matches(['.', '-']), head(id, 8))
 }
 
 /// What the nodes say.
@@ -69,7 +59,6 @@ pub(super) fn take_in(status: &mut crds::EtcdRestoreStatus, sight: &Sight<'_>) {
         let takes_part = progress.is_some() || node.order.is_some_and(|o| o.id == id);
         if let Some(progress) = progress {
             status.backup = status.backup.take().or_else(|| progress.backup.clone());
-            status.loss = status.loss.take().or_else(|| progress.loss.clone());
             status.revision_after = status.revision_after.or(progress.revision_after);
             // The node that counts knows more than where the data is kept.
             let fuller = |r: &crds::RestoreReport| r.gone + r.came_back + r.cleansed;
@@ -95,18 +84,17 @@ pub(super) fn take_in(status: &mut crds::EtcdRestoreStatus, sight: &Sight<'_>) {
         }
     }
     status.nodes = nodes;
-    status.revision_before = status
-        .loss
-        .as_ref()
-        .map(|l| l.revision)
-        .or(status.revision_before);
+    status.loss = status.loss.take().or_else(|| loss::known(sight, &id));
+    let counted_at = status.loss.as_ref().and_then(|l| l.revision);
+    status.revision_before = counted_at.or(status.revision_before);
 }
 
 fn conditions(status: &mut crds::EtcdRestoreStatus, sight: &Sight<'_>, plan: &Plan) {
     let state = plan.state;
     let of = |yes: bool| if yes { Tristate::True } else { Tristate::False };
+    let whole = state == RestoreState::Completed && plan.reason != NOT_WHOLE;
     let succeeded = match state {
-        RestoreState::Completed => Tristate::True,
+        RestoreState::Completed => of(whole),
         RestoreState::Failed | RestoreState::Undone => Tristate::False,
         _ => Tristate::Unknown,
     };
@@ -116,7 +104,7 @@ fn conditions(status: &mut crds::EtcdRestoreStatus, sight: &Sight<'_>, plan: &Pl
     ) || sight.object.spec.confirm.is_some()
         && sight.object.spec.confirm == status.confirm_with;
     let validated = state != RestoreState::Validating;
-    let ended_badly = matches!(state, RestoreState::Failed | RestoreState::Undone);
+    let ended_badly = state.is_end() && !whole;
     // A person is wanted.
     let stalled = ended_badly
         || matches!(
@@ -130,7 +118,7 @@ fn conditions(status: &mut crds::EtcdRestoreStatus, sight: &Sight<'_>, plan: &Pl
     let mut all = vec![
         ("Succeeded", succeeded),
         ("Validated", of(validated)),
-        ("Ready", of(state == RestoreState::Completed)),
+        ("Ready", of(whole)),
         ("Reconciling", of(moves)),
         ("Stalled", of(stalled)),
     ];
