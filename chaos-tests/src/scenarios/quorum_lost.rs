@@ -178,13 +178,20 @@ fn refuses_what_it_must(scene: &Scene, survivor: &str, lost: &[String], off: boo
             .is_some_and(|index| index > 200),
         "the journal does not tell how far the log goes: {seen}"
     );
-    refused(scene, survivor, &["recover-quorum"], "--confirm kubernetes")?;
-    refused(
-        scene,
-        survivor,
-        &["recover-quorum", "--confirm", "another"],
-        "is not this cluster's name",
-    )?;
+    for (words, why) in [
+        (&["--only-copy"][..], "--confirm kubernetes"),
+        (
+            &["--only-copy", "--confirm", "another"],
+            "is not this cluster's name",
+        ),
+        (&["--confirm", CLUSTER], "--beside TERM/INDEX"),
+        (
+            &["--beside", "999999/1", "--confirm", CLUSTER],
+            "is newer than this node's",
+        ),
+    ] {
+        refused(scene, survivor, &[&["recover-quorum"], words].concat(), why)?;
+    }
     if !off {
         let one = lost.first().context("nobody is lost")?;
         refused(
@@ -205,7 +212,7 @@ fn refuses_what_it_must(scene: &Scene, survivor: &str, lost: &[String], off: boo
 
 /// Recovers the survivor; the first try is killed in the middle.
 fn recover(scene: &Scene, survivor: &str) -> Result<()> {
-    let words = ["recover-quorum", "--confirm", CLUSTER];
+    let words = ["recover-quorum", "--only-copy", "--confirm", CLUSTER];
     killed_on_the_way(scene, survivor, &words, &(12..28))?;
     rescue(scene, survivor, &words)?;
     let journal = rescue(scene, survivor, &["journal"])?;

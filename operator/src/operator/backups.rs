@@ -133,10 +133,6 @@ pub(super) fn acceptable<'a>(
 
 fn candidate(backup: &crds::EtcdBackup) -> Option<Candidate> {
     let status = backup.status.as_ref()?;
-    // What it stored goes with it.
-    if backup.metadata.deletion_timestamp.is_some() {
-        return None;
-    }
     Some(Candidate {
         name: backup.metadata.name.clone()?,
         store: backup.spec.store_ref.name.clone(),
@@ -365,13 +361,6 @@ mod tests {
         );
         assert_eq!(
             found(serde_json::json!({"acceptWithinMinutes": 30, "proof": "Drilled"})),
-            None
-        );
-        let mut leaving = backup.clone();
-        leaving.metadata.deletion_timestamp = leaving.status.as_ref().unwrap().completed_at.clone();
-        let policy = object(serde_json::json!({"acceptWithinMinutes": 30}));
-        assert_eq!(
-            acceptable(&policy, std::iter::once(&leaving), &cluster, now),
             None
         );
         assert_eq!(found(serde_json::json!({"acceptWithinMinutes": 15})), None);

@@ -75,7 +75,7 @@ fn member(out: &mut String, etcd: &Survey) {
             out,
             "  log on disk",
             &format!(
-                "ends with term {}, index {} (committed: {})",
+                "ends with term {0}, index {1} (committed: {2}); elsewhere: --beside {0}/{1}",
                 log.term, log.index, log.committed
             ),
         );

@@ -33,7 +33,7 @@ Run as root on a control-plane node. No API server is asked; agent and guard of 
 A quorum is lost (two of three etcd members are gone), one member's data are left:
   1. on every node:           lockkeeper rescue journal
   2. on each lost node that is on:  lockkeeper rescue fence --confirm kubernetes
-  3. on the survivor:         lockkeeper rescue recover-quorum --confirm kubernetes
+  3. on the survivor:         lockkeeper rescue recover-quorum --only-copy --confirm kubernetes
   4. on each lost node, one after another:
                               lockkeeper rescue rejoin --via SURVIVOR --confirm kubernetes
 
@@ -115,9 +115,12 @@ What it does: API server off, etcd off, the data directory copied, etcd started 
 flag taken out again, etcd and the API server back. No data are lost and no revision goes back. A failure on the way
 puts data and manifests back as they were.
 
+Where other nodes have data too, the newest must survive: what `journal` shows there is given by --beside.
+
 Examples:
-  lockkeeper rescue recover-quorum --confirm kubernetes
-  lockkeeper rescue recover-quorum --confirm kubernetes --copy-to /mnt/large-disk
+  lockkeeper rescue recover-quorum --confirm kubernetes --only-copy
+  lockkeeper rescue recover-quorum --confirm kubernetes --beside 7/123456
+  lockkeeper rescue recover-quorum --confirm kubernetes --only-copy --copy-to /mnt/large-disk
   lockkeeper rescue recover-quorum --put-back        what is in hand is taken back")]
     RecoverQuorum(recover_quorum::RecoverQuorumArgs),
     /// Takes etcd and the API server of a lost node off, so that it cannot disturb a recovery. `rejoin` goes on.

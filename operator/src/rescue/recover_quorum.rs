@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::RescueError;
 use super::course::CourseArgs;
-use crate::agent::rescue::{self, Begin, Kind};
+use crate::agent::rescue::{self, Begin, Copies, CopyEnd, Kind};
 
 /// Of `lockkeeper rescue recover-quorum`.
 #[derive(Debug, clap::Args)]
@@ -14,6 +14,13 @@ pub struct RecoverQuorumArgs {
     /// Where the safety copy of the data goes [default: below the state directory].
     #[arg(long, value_name = "DIR")]
     copy_to: Option<PathBuf>,
+    /// Where the log of another node's data ends, as `journal` shows it there; once for each node that has data left.
+    /// Refused when one of them is newer than this node's.
+    #[arg(long, value_name = "TERM/INDEX", conflicts_with = "only_copy")]
+    beside: Vec<CopyEnd>,
+    /// No other node has data of a member left.
+    #[arg(long)]
+    only_copy: bool,
     /// What may be interrupted.
     #[command(flatten)]
     course: CourseArgs,
@@ -24,6 +31,11 @@ pub(super) async fn run(args: RecoverQuorumArgs, shutdown: &CancellationToken) -
     let (host, _) = args.course.begin(kind)?;
     let asked = Begin {
         copy_to: args.copy_to,
+        copies: match (args.only_copy, args.beside) {
+            (true, _) => Copies::Absent,
+            (false, ends) if ends.is_empty() => Copies::Unsaid,
+            (false, ends) => Copies::Known(ends),
+        },
         ..Begin::of(kind, args.course.confirm.clone())
     };
     let entry = args.course.go(&host, &asked, shutdown).await?;

@@ -127,3 +127,34 @@ async fn one_that_is_deleted_while_it_is_taken_ends_and_leaves_nothing() {
     shutdown.cancel();
     running.await.unwrap().unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_failed_for_want_of_its_store_goes_and_one_that_stored_something_says_what_is_missing() {
+    let Some(bin) = binaries() else { return };
+    let etcd = Etcd::start(&bin).await;
+    let (api, client) = Api::start().await;
+    let (shutdown, running) = agent(&client, &etcd);
+    api.put_backup("typo", 60, &json!({ "node": NODE }));
+    let status = api.end_of("typo", Duration::from_secs(60)).await;
+    assert_eq!(condition(&status, "Succeeded").0, "False");
+    api.mark_deleted("typo");
+    deleted(&api, "typo", "True").await;
+
+    let artifact = json!({
+        "uri": "s3://b/x-12345678/snapshot.db", "manifestUri": "s3://b/x-12345678/manifest.json", "sizeBytes": 1,
+        "sha256": "", "revision": 1, "etcdVersion": "3.6.6", "clusterId": "c", "memberId": "m",
+    });
+    let ended = json!({
+        "node": NODE, "startedAt": "2026-11-01T03:00:00Z", "completedAt": "2026-11-01T03:00:09Z", "artifact": artifact,
+    });
+    api.put_backup("stored", 60, &ended);
+    api.mark_deleted("stored");
+    let status = deleted(&api, "stored", "False").await;
+    let message = status["message"].as_str().unwrap();
+    assert!(
+        message.contains("does not exist") && message.contains("lockkeeper.dev/retain"),
+        "{message}"
+    );
+    shutdown.cancel();
+    running.await.unwrap().unwrap();
+}

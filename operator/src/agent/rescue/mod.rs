@@ -36,7 +36,7 @@ use super::host::Host;
 pub(crate) use book::{BookError, Entry, Kind, Step, in_hand};
 pub(crate) use restore::Chosen;
 pub(crate) use run::sentence;
-pub(crate) use start::{Begin, StartError, begin, put_back};
+pub(crate) use start::{Begin, Copies, CopyEnd, StartError, begin, put_back};
 
 /// True while a rescue of this kind is in hand on this node.
 pub(crate) fn is_in_hand(host: &Host, kind: Kind) -> Result<bool, BookError> {

@@ -57,6 +57,45 @@ pub(crate) struct Begin {
     pub(crate) copy_to: Option<std::path::PathBuf>,
     /// What is restored.
     pub(crate) backup: Option<Chosen>,
+    /// The copies of the data that other nodes have.
+    pub(crate) copies: Copies,
+}
+
+/// The copies of the data that other nodes have, as a person has looked: nobody else can, where no member answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Copies {
+    /// Nothing was said of them.
+    Unsaid,
+    /// There are none.
+    Absent,
+    /// Where their logs end.
+    Known(Vec<CopyEnd>),
+}
+
+/// Where another copy's log ends; the greater one is the newer copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct CopyEnd {
+    term: u64,
+    index: u64,
+}
+
+impl std::fmt::Display for CopyEnd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.term, self.index)
+    }
+}
+
+impl std::str::FromStr for CopyEnd {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = text
+            .split_once('/')
+            .and_then(|(term, index)| Some((term.parse().ok()?, index.parse().ok()?)));
+        let (term, index) = parsed
+            .ok_or("write TERM/INDEX, as `lockkeeper rescue journal` shows them on that node: 7/123456")?;
+        Ok(Self { term, index })
+    }
 }
 
 impl Begin {
@@ -69,6 +108,7 @@ impl Begin {
             via: None,
             copy_to: None,
             backup: None,
+            copies: Copies::Unsaid,
         }
     }
 }
@@ -326,13 +366,19 @@ fn recovery(host: &Host, asked: &Begin, seen: &Survey, manifest: &EtcdManifest) 
     alone(seen, manifest)?;
     let mut entry = blank(asked, seen, manifest);
     let data = host.reach(&entry.data);
-    if !data::is_there(&data) || seen.log.is_none() {
+    let Some(log) = seen.log.filter(|_| data::is_there(&data)) else {
         return refused(format!(
             "there are no data of a member in {}: run this on a node that has some. {}",
             data.display(),
             survey::CHOICE
         ));
-    }
+    };
+    let own = CopyEnd {
+        term: log.term,
+        index: log.index,
+    };
+    let others: Vec<&str> = seen.peers.iter().map(|peer| peer.name.as_str()).collect();
+    newest(own, &asked.copies, &others)?;
     let state = host.state().join("rescue").join(&entry.id).join("etcd");
     entry.aside = match &asked.copy_to {
         Some(place) => place.join(format!("etcd-{}", entry.id)),
@@ -340,6 +386,23 @@ fn recovery(host: &Host, asked: &Begin, seen: &Survey, manifest: &EtcdManifest) 
     };
     data::room(&data, &host.reach(&entry.aside))?;
     Ok(entry)
+}
+
+/// This node's copy is not older than any other. `others`: the members that may have one.
+fn newest(own: CopyEnd, copies: &Copies, others: &[&str]) -> Result<(), StartError> {
+    match copies {
+        Copies::Unsaid if !others.is_empty() => refused(format!(
+            "whether another node has newer data is not seen from here, and what only they have would be lost: run `lockkeeper rescue journal` on {} and give the end of each log that is there, --beside TERM/INDEX; where none of them has data left, --only-copy",
+            others.join(" and ")
+        )),
+        Copies::Unsaid | Copies::Absent => Ok(()),
+        Copies::Known(ends) => match ends.iter().max().filter(|end| **end > own) {
+            Some(newer) => refused(format!(
+                "the log that ends with {newer} is newer than this node's, which ends with {own}: run this on the node that has it"
+            )),
+            None => Ok(()),
+        },
+    }
 }
 
 /// No other member takes connections, and nothing is forced already.
@@ -534,6 +597,28 @@ mod tests {
                 .to_string()
                 .contains("etcd.yaml")
         );
+    }
+
+    #[test]
+    fn an_older_copy_or_one_that_was_compared_with_none_is_not_recovered_from() {
+        let end = |text: &str| text.parse::<CopyEnd>().unwrap();
+        let known = |ends: &[&str]| Copies::Known(ends.iter().map(|e| end(e)).collect());
+        let (own, others) = (end("7/100"), ["cp1", "cp3"]);
+        for copies in [known(&["7/100"]), known(&["6/900", "7/99"]), Copies::Absent] {
+            newest(own, &copies, &others).unwrap();
+        }
+        newest(own, &Copies::Unsaid, &[]).unwrap();
+        for newer in ["7/101", "8/1"] {
+            let told = newest(own, &known(&["1/1", newer]), &others)
+                .unwrap_err()
+                .to_string();
+            assert!(told.contains(newer) && told.contains("7/100"), "{told}");
+        }
+        let told = newest(own, &Copies::Unsaid, &others).unwrap_err().to_string();
+        for says in ["cp1 and cp3", "--beside", "--only-copy"] {
+            assert!(told.contains(says), "{says}: {told}");
+        }
+        assert!("7".parse::<CopyEnd>().unwrap_err().contains("TERM/INDEX"));
     }
 
     #[test]

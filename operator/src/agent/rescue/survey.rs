@@ -231,7 +231,7 @@ pub(crate) fn client_url(pod: &EtcdPod, peer: &str) -> Option<String> {
 }
 
 /// The copy to choose where several are left, as a sentence.
-pub(crate) const CHOICE: &str = "Where several data directories are left, recover from the one whose log ends with the highest term, and of those the highest index: run `lockkeeper rescue journal` on each node and compare.";
+pub(crate) const CHOICE: &str = "Where several data directories are left, recover from the one whose log ends with the highest term, and of those the highest index: run `lockkeeper rescue journal` on each node, and there give what it shows on the others, --beside TERM/INDEX.";
 
 #[cfg(test)]
 mod tests {

@@ -252,12 +252,12 @@ fn next(entry: Option<&Entry>, etcd: &Result<Survey, String>) -> String {
     }
     if alive.is_empty() {
         format!(
-            "if this is the member to survive: lockkeeper rescue recover-quorum --confirm {}",
+            "if this is the member to survive: lockkeeper rescue recover-quorum --confirm {}, with --beside TERM/INDEX of each other node that has a log, or --only-copy",
             etcd.cluster
         )
     } else {
         format!(
-            "if this is the member to survive: first lockkeeper rescue fence on {}, then here lockkeeper rescue recover-quorum --confirm {}",
+            "if this is the member to survive: first lockkeeper rescue fence on {}, then here lockkeeper rescue recover-quorum --confirm {}, with --beside TERM/INDEX of each other node that has a log, or --only-copy",
             alive.join(" and "),
             etcd.cluster
         )
