@@ -260,7 +260,8 @@ pub struct EtcdBackupStatus {
     pub findings: Option<Findings>,
     /// `Succeeded` (Unknown while it runs), `Stored` (read back, hash equal; False when it is gone), `Verified` and `Drilled` (where
     /// `spec.proof` asks for them; Unknown while that goes on), `Deleted` (while the object waits to go: whether
-    /// what it stored is gone). Of a proof that waits for something a person can do, the reason says for what.
+    /// what it stored is gone; with the reason `VersionsKept`, deleted in a bucket that keeps versions; with `Locked`,
+    /// kept by a lock for now). Of a proof that waits for something a person can do, the reason says for what.
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[serde(default)]
     pub conditions: Vec<Condition>,

@@ -156,6 +156,21 @@ pub struct S3 {
     /// What the server itself encrypts with, besides `spec.encryption`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_side_encryption: Option<ServerSideEncryption>,
+    /// The checksum that is sent with every object and part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<Checksum>,
+}
+
+/// The checksum that is sent with every object and part. Amazon takes nothing without one into a bucket whose Object
+/// Lock has a default retention. Absent: `SHA256` where `endpoint` is absent too, and `None` elsewhere, since not every
+/// server knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Checksum {
+    /// SHA-256.
+    #[serde(rename = "SHA256")]
+    Sha256,
+    /// None.
+    None,
 }
 
 /// A bucket of Google Cloud Storage.
@@ -263,7 +278,9 @@ pub struct EtcdBackupStoreStatus {
     /// `Available`: the last backup or probe could write, read and delete, and a conditional put was honoured.
     /// `Reachable`, `Writable` and `ConditionalPut` say the same of each: Unknown is what the first one that is False
     /// kept from being tried. `ClockInSync`: the `Date` of the server's answers is within a minute of the node's clock;
-    /// Unknown where nothing has answered with one, as a directory does not.
+    /// Unknown where nothing has answered with one, as a directory does not. `KeepsVersions`: what is deleted stays in
+    /// the bucket as an older version, as it always does under Object Lock; Unknown where the server does not say, as
+    /// Google's never does, nor Azure's without versions. Not part of `Available`.
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[serde(default)]
     pub conditions: Vec<Condition>,

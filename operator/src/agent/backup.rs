@@ -38,7 +38,7 @@ pub(crate) use stock::look_after_stores;
 pub use take::{Request, TakeError, take};
 
 use crate::agent::etcd::EtcdMember;
-use crate::store::{BackupKey, Fared, Reading, Store, StoreError, publish_availability};
+use crate::store::{BackupKey, Fared, Store, StoreError, publish_availability};
 use discard::Leaving;
 use prove::Unproven;
 use report::{Report, Written, within};
@@ -317,8 +317,8 @@ impl Desk {
         if report.backup.stored_uid().is_some() {
             return self.adopt(report, &stop).await;
         }
-        let (end, clock) = if report.status().started_at.is_some() {
-            (self.interrupted(&report, &key).await, None)
+        let (end, store) = if report.status().started_at.is_some() {
+            self.interrupted(&report, &key).await
         } else {
             match report.claim().await {
                 Ok(Written::Yes) => {}
@@ -335,7 +335,7 @@ impl Desk {
             Ok(artifact) => tracing::info!(backup = %key.name, uri = %artifact.uri, "stored"),
             Err(error) => tracing::warn!(backup = %key.name, reason = error.reason(), %error, "failed"),
         }
-        self.tell_store(&report.backup.spec.store_ref.name, &end, clock)
+        self.tell_store(&report.backup.spec.store_ref.name, &end, store.as_ref())
             .await;
         match &end {
             // This member's fault: the operator asks another one, if there is one.
@@ -387,12 +387,12 @@ impl Desk {
         report: &mut Report,
         key: &Key,
         stop: &CancellationToken,
-    ) -> (Result<Artifact, TakeError>, Option<(String, Reading)>) {
+    ) -> (Result<Artifact, TakeError>, Option<Store>) {
         let name = &report.backup.spec.store_ref.name;
         match Store::open(&self.client, &self.namespace, name).await {
             Ok(store) => {
                 let end = self.take_into(&store, report, key, stop).await;
-                (end, store.clock().map(|read| (store.endpoint().to_owned(), read)))
+                (end, Some(store))
             }
             Err(error) => (Err(error.into()), None),
         }
@@ -452,12 +452,13 @@ impl Desk {
     }
 
     /// An attempt of an agent that is no more. If it came as far as its manifest, it is a backup.
-    async fn interrupted(&self, report: &Report, key: &Key) -> Result<Artifact, TakeError> {
+    async fn interrupted(&self, report: &Report, key: &Key) -> (Result<Artifact, TakeError>, Option<Store>) {
+        let name = &report.backup.spec.store_ref.name;
+        let store = Store::open(&self.client, &self.namespace, name).await.ok();
         let look = async {
-            let store =
-                Store::open(&self.client, &self.namespace, &report.backup.spec.store_ref.name).await?;
-            let place = place(&store, &report.backup);
-            let manifest = store.manifest(&place).await?;
+            let store = store.as_ref()?;
+            let place = place(store, &report.backup);
+            let manifest = store.manifest(&place).await.ok()?;
             if manifest.is_none() {
                 store.discard(&place).await;
             }
@@ -465,23 +466,15 @@ impl Desk {
             if let Err(error) = store.sweep_of(&place).await {
                 tracing::warn!(backup = %key.name, %error, "parts of it may be left in the store");
             }
-            Ok::<_, StoreError>(manifest.map(|manifest| artifact(&store, &manifest)))
+            manifest.map(|manifest| artifact(store, &manifest))
         };
-        match tokio::time::timeout(LOOK, look).await {
-            Ok(Ok(Some(artifact))) => Ok(artifact),
-            Ok(Ok(None) | Err(_)) | Err(_) => Err(TakeError::Interrupted(
-                "the agent that took it ended before it was stored",
-            )),
-        }
+        let found = tokio::time::timeout(LOOK, look).await.ok().flatten();
+        let why = "the agent that took it ended before it was stored";
+        (found.ok_or(TakeError::Interrupted(why)), store)
     }
 
     /// How the store fared, if it had a part in the end.
-    async fn tell_store(
-        &self,
-        store: &str,
-        end: &Result<Artifact, TakeError>,
-        clock: Option<(String, Reading)>,
-    ) {
+    async fn tell_store(&self, store: &str, end: &Result<Artifact, TakeError>, at: Option<&Store>) {
         let outcome = match end {
             Ok(_) => Ok(()),
             Err(TakeError::Store(e)) if e.of_the_store() => Err(e),
@@ -490,7 +483,8 @@ impl Desk {
         let fared = Fared {
             node: &self.node,
             outcome,
-            clock: clock.as_ref().map(|(endpoint, read)| (endpoint.as_str(), *read)),
+            clock: at.and_then(|store| Some((store.endpoint(), store.clock()?))),
+            versions: at.map(Store::keeps_versions).unwrap_or_default(),
         };
         if let Err(error) = publish_availability(&self.client, &self.namespace, store, &fared).await {
             tracing::warn!(%store, %error, "its availability could not be written");

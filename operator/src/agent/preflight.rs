@@ -270,7 +270,7 @@ async fn store_check(bench: &Bench, name: &str) -> (CheckResult, String) {
         ),
         Ok(Ok(None)) => (
             CheckResult::Pass,
-            format!("EtcdBackupStore {name}: written, read back and removed an object."),
+            format!("EtcdBackupStore {name}: takes an object, gives it back, and honours a conditional put."),
         ),
         Ok(Err(error)) => (CheckResult::Block, error.to_string()),
         Err(_) => (

@@ -13,6 +13,7 @@ const REACHABLE: &str = "Reachable";
 const WRITABLE: &str = "Writable";
 const CONDITIONAL_PUT: &str = "ConditionalPut";
 const CLOCK_IN_SYNC: &str = "ClockInSync";
+const KEEPS_VERSIONS: &str = "KeepsVersions";
 
 /// Of [`Failure::ClockSkew`], and of a clock that is off and not refused yet.
 const CLOCK_SKEW: &str = "ClockSkew";
@@ -26,6 +27,8 @@ pub struct Fared<'a> {
     pub outcome: Result<(), &'a StoreError>,
     /// Where its server is, and what that said of the time; none when it said nothing.
     pub clock: Option<(&'a str, Reading)>,
+    /// Whether what is deleted stays in it as an older version.
+    pub versions: Tristate,
 }
 
 /// Says on the `EtcdBackupStore` how it fared. True when something was written.
@@ -121,8 +124,29 @@ fn clock(fared: &Fared<'_>) -> (Tristate, &'static str, String) {
     }
 }
 
+/// Neither is better; one must know.
+fn versions(fared: &Fared<'_>) -> (Tristate, &'static str, String) {
+    let (reason, message) = match (fared.versions, fared.outcome) {
+        (Tristate::True, _) => (
+            "Versioned",
+            "what is deleted stays in the bucket as an older version: let its lifecycle end those (NoncurrentVersionExpiration, ExpiredObjectDeleteMarker), or it grows for ever",
+        ),
+        (Tristate::False, _) => ("NotVersioned", "what is deleted is gone"),
+        (Tristate::Unknown, Ok(())) => (
+            "NotTold",
+            "the server does not say: should the bucket keep versions, let its lifecycle end them",
+        ),
+        (Tristate::Unknown, Err(_)) => ("NotTried", "something before it failed; see Available"),
+    };
+    (fared.versions, reason, message.to_owned())
+}
+
 fn changed(store: &EtcdBackupStore, fared: &Fared<'_>, now: &Time) -> Option<Vec<Condition>> {
     let (reason, message) = match fared.outcome {
+        Ok(()) if fared.versions == Tristate::True => (
+            "Writable",
+            "written, read back, and guarded by a conditional put".to_owned(),
+        ),
         Ok(()) => (
             "Writable",
             "written, read back, guarded by a conditional put, and deleted".to_owned(),
@@ -137,10 +161,9 @@ fn changed(store: &EtcdBackupStore, fared: &Fared<'_>, now: &Time) -> Option<Vec
         };
         (kind, verdict, reason, message.to_owned())
     });
-    let (verdict, reason, message) = clock(fared);
-    let told = told
-        .into_iter()
-        .chain([(CLOCK_IN_SYNC, verdict, reason, message)]);
+    let beside = [(CLOCK_IN_SYNC, clock(fared)), (KEEPS_VERSIONS, versions(fared))];
+    let beside = beside.map(|(kind, (verdict, reason, message))| (kind, verdict, reason, message));
+    let told = told.into_iter().chain(beside);
     let generation = store.metadata.generation;
     let mut conditions = store
         .status
@@ -174,6 +197,7 @@ mod tests {
             node: "cp1",
             outcome,
             clock: None,
+            versions: Tristate::Unknown,
         }
     }
 
@@ -252,6 +276,7 @@ mod tests {
                 node: "cp1",
                 outcome,
                 clock: ahead.map(|ahead| ("https://s3.example", read(ahead))),
+                versions: Tristate::Unknown,
             };
             store.status.get_or_insert_default().conditions = vec![];
             let told = changed(&store, &fared, &now).unwrap();

@@ -5,13 +5,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use http::HeaderMap;
-use object_store::ClientOptions;
-use object_store::client::{
-    HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpService, ReqwestConnector,
-};
 
 /// A clock that NTP keeps is right to a fraction of a second, and one that nothing keeps drifts by seconds a day:
 /// after a minute something is wrong, and there are weeks until the server refuses.
@@ -31,7 +26,7 @@ pub struct Reading {
 
 impl Reading {
     /// None when there is no `Date`, or none that can be understood. `sent`: when the request went out.
-    fn of(headers: &HeaderMap, sent: DateTime<Utc>, here: DateTime<Utc>) -> Option<Self> {
+    pub(super) fn of(headers: &HeaderMap, sent: DateTime<Utc>, here: DateTime<Utc>) -> Option<Self> {
         let date = headers.get(http::header::DATE)?.to_str().ok()?;
         let there = DateTime::parse_from_rfc2822(date).ok()?.with_timezone(&Utc);
         // It was read at some moment between the two, and cut to the second.
@@ -71,35 +66,10 @@ impl Clock {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self, reading: Option<Reading>) {
+    pub(super) fn note(&self, reading: Option<Reading>) {
         if reading.is_some() {
             *self.0.lock().unwrap_or_else(PoisonError::into_inner) = reading;
         }
-    }
-}
-
-impl HttpConnector for Clock {
-    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
-        Ok(HttpClient::new(Listener {
-            client: ReqwestConnector::default().connect(options)?,
-            clock: self.clone(),
-        }))
-    }
-}
-
-#[derive(Debug)]
-struct Listener {
-    client: HttpClient,
-    clock: Clock,
-}
-
-#[async_trait]
-impl HttpService for Listener {
-    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let sent = Utc::now();
-        let answer = self.client.execute(request).await?;
-        self.clock.note(Reading::of(answer.headers(), sent, Utc::now()));
-        Ok(answer)
     }
 }
 

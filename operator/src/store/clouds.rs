@@ -1,12 +1,12 @@
 //! A client for one bucket, from the spec and who we are.
 
-use lockkeeper_crds::{Azure, Gcs, S3, ServerSideEncryption, ServerSideKind};
-use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
+use lockkeeper_crds::{self as crds, Azure, Gcs, S3, ServerSideEncryption, ServerSideKind};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, Checksum};
 use object_store::azure::{AzureConfigKey, MicrosoftAzure, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorage, GoogleCloudStorageBuilder};
 
-use super::clock::Clock;
 use super::connect::{Patience, Server, retry};
+use super::hear::Heard;
 use super::{Access, Failure, Kind};
 
 /// Google's own.
@@ -20,7 +20,7 @@ pub(super) fn s3(
     s3: &S3,
     access: Option<&Access>,
     patience: Patience,
-    clock: &Clock,
+    heard: &Heard,
 ) -> Result<AmazonS3, Failure> {
     let server = Server::from(s3);
     let builder = match access {
@@ -37,7 +37,7 @@ pub(super) fn s3(
         // One object at a time is all that is deleted here, and not every server knows the bulk request.
         .with_disable_bulk_delete(true)
         .with_client_options(server.options(patience)?)
-        .with_http_connector(clock.clone())
+        .with_http_connector(heard.clone())
         .with_retry(retry(patience));
     if let Some(endpoint) = server.endpoint()? {
         // It takes one of virtual-hosted style with the bucket already in its host.
@@ -47,7 +47,19 @@ pub(super) fn s3(
     if let Some(encryption) = &s3.server_side_encryption {
         builder = server_side(builder, encryption);
     }
+    if has_checksum(s3) {
+        builder = builder.with_checksum_algorithm(Checksum::SHA256);
+    }
     builder.build().map_err(|e| refused(Kind::S3, &e))
+}
+
+/// Amazon refuses what comes without one into a bucket with a default retention. It costs nothing: the signature needs
+/// the same hash. Backblaze and Cloudflare refuse the header, so with other servers it is asked for.
+fn has_checksum(s3: &S3) -> bool {
+    match s3.checksum {
+        Some(checksum) => checksum == crds::Checksum::Sha256,
+        None => s3.endpoint.is_none(),
+    }
 }
 
 fn server_side(builder: AmazonS3Builder, encryption: &ServerSideEncryption) -> AmazonS3Builder {
@@ -73,7 +85,7 @@ pub(super) fn gcs(
     gcs: &Gcs,
     access: Option<&Access>,
     patience: Patience,
-    clock: &Clock,
+    heard: &Heard,
 ) -> Result<GoogleCloudStorage, Failure> {
     let server = Server::from(gcs);
     let builder = match access {
@@ -86,7 +98,7 @@ pub(super) fn gcs(
         .with_bucket_name(&gcs.bucket)
         .with_base_url(&url)
         .with_client_options(server.options(patience)?)
-        .with_http_connector(clock.clone())
+        .with_http_connector(heard.clone())
         .with_retry(retry(patience));
     builder.build().map_err(|e| match access {
         // What it could not read it may quote.
@@ -111,7 +123,7 @@ pub(super) fn azure(
     azure: &Azure,
     access: Option<&Access>,
     patience: Patience,
-    clock: &Clock,
+    heard: &Heard,
 ) -> Result<MicrosoftAzure, Failure> {
     let server = Server::from(azure);
     let builder = match access {
@@ -124,7 +136,7 @@ pub(super) fn azure(
         .with_account(&azure.account)
         .with_container_name(&azure.container)
         .with_client_options(server.options(patience)?)
-        .with_http_connector(clock.clone())
+        .with_http_connector(heard.clone())
         .with_retry(retry(patience));
     if let Some(endpoint) = server.endpoint()? {
         builder = builder.with_endpoint(endpoint.url(None));

@@ -195,8 +195,8 @@ pub(super) mod tests {
 
     use super::*;
     use crate::store::Credentials;
-    use crate::store::clock::Clock;
     use crate::store::clouds::s3 as connect;
+    use crate::store::hear::Heard;
 
     pub(in crate::store) fn s3(endpoint: &str) -> S3 {
         S3 {
@@ -210,6 +210,7 @@ pub(super) mod tests {
             }),
             ca_bundle: None,
             server_side_encryption: None,
+            checksum: None,
         }
     }
 
@@ -240,7 +241,7 @@ pub(super) mod tests {
                 &s3(endpoint),
                 Some(&credentials().into()),
                 Patience::PROBE,
-                &Clock::default(),
+                &Heard::default(),
             )
             .unwrap_err();
             let text = failure.to_string();

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use object_store::client::{HttpError, HttpErrorKind};
 
-use super::clock::Clock;
 use super::failure::{Failure, Kind};
+use super::hear::Heard;
 
 /// A store that could not do what was asked of it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,6 +53,7 @@ impl StoreError {
                 | Failure::Damaged { .. }
                 | Failure::Misplaced { .. }
                 | Failure::File { .. }
+                | Failure::Locked { .. }
                 | Failure::NoKey { .. }
                 | Failure::WrongKey { .. }
                 | Failure::EncryptionWanted
@@ -87,8 +88,8 @@ pub(super) struct Place {
     pub(super) endpoint: String,
     pub(super) region: String,
     pub(super) secret: String,
-    /// What its answers say of the time.
-    pub(super) clock: Clock,
+    /// What its answers say beside.
+    pub(super) heard: Heard,
 }
 
 impl Place {
@@ -113,7 +114,7 @@ impl Place {
             Failure::ClockSkew { .. } | Failure::BadCredentials { .. } | Failure::Forbidden { .. }
         );
         // Not every server calls it by its name: what is signed at the wrong time is signed wrongly.
-        match self.clock.last().filter(|read| refused && read.is_off()) {
+        match self.heard.clock.last().filter(|read| refused && read.is_off()) {
             Some(read) => self.because(Failure::ClockSkew {
                 endpoint: self.endpoint.clone(),
                 detail: format!("{}; {}", Answer::of(e).detail, read.told("this node", "it")),
@@ -135,6 +136,23 @@ impl Place {
         let answer = Answer::of(e);
         match answer.status {
             _ if answer.of_the_token => self.unnamed(&answer),
+            _ if answer.word == Some(Word::Locked) => Failure::Locked {
+                bucket: self.bucket.clone(),
+                doing,
+                detail: answer.detail,
+            },
+            Some(400 | 501) if self.kind == Kind::S3 && answer.word.is_some() => Failure::Checksum {
+                endpoint: self.endpoint.clone(),
+                problem: match answer.word {
+                    Some(Word::NoChecksum) => {
+                        "knows no SHA-256 of what it is sent: set spec.s3.checksum to None"
+                    }
+                    _ => {
+                        "takes nothing without a checksum, as buckets with Object Lock do: set spec.s3.checksum to SHA256"
+                    }
+                },
+                detail: answer.detail,
+            },
             None if answer.code.is_none() => self.unanswered(doing, &answer),
             _ => self.answered(doing, &answer),
         }
@@ -267,7 +285,44 @@ struct Answer {
     transport: Option<HttpErrorKind>,
     /// Not the store answered, but whoever gives out tokens for it.
     of_the_token: bool,
+    word: Option<Word>,
     detail: String,
+}
+
+/// What an answer says in its text alone, beside a code that means much else too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    /// A lock, a retention or a legal hold forbids it.
+    Locked,
+    /// It comes without a checksum.
+    WantsChecksum,
+    /// It comes with one.
+    NoChecksum,
+}
+
+impl Word {
+    /// S3's and versitygw's (AccessDenied), MinIO's (InvalidRequest, of all things), Google's two, and Azure's, which
+    /// has codes of its own but not in the answer to a deletion. No name of a bucket or of a key holds a space.
+    const LOCKED: [&str; 6] = [
+        "protected by object lock",
+        "worm protected",
+        "retention policy",
+        "under active",
+        "legal hold",
+        "immutable due to",
+    ];
+
+    fn of(text: &str) -> Option<Self> {
+        let text = text.to_ascii_lowercase();
+        if Self::LOCKED.iter().any(|says| text.contains(says)) {
+            Some(Self::Locked)
+        } else if text.contains("header 'x-amz-checksum") {
+            // "Unsupported header '...' received for this API call", "Header '...' with value '...' not implemented"
+            Some(Self::NoChecksum)
+        } else {
+            text.contains("content-md5").then_some(Self::WantsChecksum)
+        }
+    }
 }
 
 impl Answer {
@@ -281,12 +336,15 @@ impl Answer {
                 code: None,
                 transport: Some(http.kind()),
                 of_the_token,
+                word: None,
                 // The deepest one is the operating system's; those above repeat the URL.
                 detail: deepest(http),
             };
         }
         // The client's own type for a bad answer is private; its text is not.
         let status = between(&text, "status code: ", " ")
+            // Of a deletion at Azure, which is done by a batch.
+            .or_else(|| between(&text, "(code: ", ")"))
             .and_then(|s| s.parse().ok())
             .or(match e {
                 object_store::Error::NotFound { .. } => Some(404),
@@ -312,6 +370,7 @@ impl Answer {
             code,
             transport: None,
             of_the_token,
+            word: Word::of(&text),
             detail,
         }
     }

@@ -8,9 +8,13 @@ use crate::store::{Access, Secrets, Store};
 
 /// A server that answers every request alike, in S3's words, quoting the credentials as S3 does.
 async fn server(status: u16, code: &'static str) -> String {
+    telling(status, code, "m").await
+}
+
+async fn telling(status: u16, code: &'static str, message: &'static str) -> String {
     let answer = move |_: Method| async move {
         let body = format!(
-            "<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>m</Message>\
+            "<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>{message}</Message>\
              <AWSAccessKeyId>AKIAIDENTIFIER</AWSAccessKeyId><StringToSign>VERYSECRET</StringToSign></Error>"
         );
         (StatusCode::from_u16(status).unwrap(), body)
@@ -45,7 +49,7 @@ async fn each_answer_names_the_way_out_and_no_credential() {
             403,
             "AccessDenied",
             "Forbidden",
-            "may not write a probe in bucket backups",
+            "may not look for a probe in bucket backups",
         ),
         (403, "RequestTimeTooSkewed", "ClockSkew", "NTP"),
         (301, "PermanentRedirect", "WrongRegion", "correct spec.s3.region"),
@@ -72,6 +76,75 @@ async fn each_answer_names_the_way_out_and_no_credential() {
     }
 }
 
+/// In the words of Amazon, MinIO, Backblaze and Cloudflare, in this order, and of Google.
+#[tokio::test]
+async fn what_only_the_text_of_an_answer_says_is_heard() {
+    let locked = "Access Denied because object protected by object lock.";
+    let worm = "Object is WORM protected and cannot be overwritten";
+    let retained = "Object 'b/k' is subject to bucket's retention policy and cannot be deleted, overwritten or archived until 2026-12-01";
+    let wants = "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with Object Lock parameters";
+    let unsupported = "Unsupported header 'x-amz-checksum-sha256' received for this API call.";
+    let unknown = "Header 'x-amz-checksum-algorithm' with value 'SHA256' not implemented";
+    for (status, code, message, reason, says) in [
+        (403, "AccessDenied", locked, "Locked", "wait until it ends"),
+        (400, "InvalidRequest", worm, "Locked", "bucket backups"),
+        (403, "AccessDenied", retained, "Locked", "HTTP 403, AccessDenied"),
+        (
+            400,
+            "InvalidRequest",
+            wants,
+            "Checksum",
+            "set spec.s3.checksum to SHA256",
+        ),
+        (
+            400,
+            "InvalidArgument",
+            unsupported,
+            "Checksum",
+            "set spec.s3.checksum to None",
+        ),
+        (
+            501,
+            "NotImplemented",
+            unknown,
+            "Checksum",
+            "set spec.s3.checksum to None",
+        ),
+        (
+            403,
+            "AccessDenied",
+            "User: x is not authorized to perform: s3:DeleteObject on resource: arn:aws:s3:::legal-hold",
+            "Forbidden",
+            "s3:DeleteObject",
+        ),
+    ] {
+        let server = telling(status, code, message).await;
+        let store = store(&server);
+        let key = store.key("nightly", "0123456789");
+        let error = store.remove(&key, "0123456789").await.unwrap_err();
+        assert_eq!(error.reason(), reason, "{message}: {error}");
+        assert!(error.to_string().contains(says), "{error}");
+        let credentials = error.to_string().contains("credentials");
+        assert_eq!(credentials, reason == "Forbidden", "{error}");
+    }
+    // Azure deletes by a batch, whose client has the answer's first line and no more.
+    let (place, told) = (
+        store("http://x").place,
+        "This operation is not permitted as the blob is immutable due to a policy.",
+    );
+    let e = object_store::Error::Generic {
+        store: "MicrosoftAzure",
+        source: format!("Bulk delete request failed for key k: {told} (code: 409)").into(),
+    };
+    let error = place.error("delete the data", &e);
+    assert_eq!(error.reason(), "Locked");
+    assert!(
+        error.to_string().contains("forbids to delete the data"),
+        "{error}"
+    );
+    assert!(error.to_string().contains("HTTP 409"), "{error}");
+}
+
 #[tokio::test]
 async fn a_server_that_is_away_or_deaf_is_told_apart_within_the_probes_limit() {
     let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -83,7 +156,7 @@ async fn a_server_that_is_away_or_deaf_is_told_apart_within_the_probes_limit() {
     for (endpoint, reason, says) in [
         (gone_at, "Unreachable", "Connection refused"),
         (nowhere, "Unreachable", "spec.s3.endpoint"),
-        (deaf_at, "TimedOut", "did not answer in time to write a probe"),
+        (deaf_at, "TimedOut", "did not answer in time to look for a probe"),
     ] {
         let began = std::time::Instant::now();
         let error = store(&endpoint).probe().await.unwrap_err();

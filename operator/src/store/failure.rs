@@ -169,6 +169,20 @@ pub enum Failure {
         detail: String,
     },
     #[error(
+        "a lock, a retention or a legal hold in bucket {bucket} forbids to {doing}: wait until it ends, or lift it ({detail})"
+    )]
+    Locked {
+        bucket: String,
+        doing: &'static str,
+        detail: String,
+    },
+    #[error("{endpoint} {problem} ({detail})")]
+    Checksum {
+        endpoint: String,
+        problem: &'static str,
+        detail: String,
+    },
+    #[error(
         "nobody says who this node is to {endpoint}: name a Secret in {field}, or let the agents' environment say it ({detail})",
         field = kind.words().secret
     )]
@@ -279,6 +293,8 @@ impl Failure {
             Self::TimedOut { .. } => "TimedOut",
             Self::BadCredentials { .. } => "BadCredentials",
             Self::Forbidden { .. } => "Forbidden",
+            Self::Locked { .. } => "Locked",
+            Self::Checksum { .. } => "Checksum",
             Self::NoIdentity { .. } => "NoIdentity",
             Self::ClockSkew { .. } => "ClockSkew",
             Self::WrongRegion { .. } => "WrongRegion",

@@ -6,10 +6,10 @@ use lockkeeper_crds::{Azure, Directory, EtcdBackupStoreSpec, Gcs, LocalReference
 use object_store::ObjectStore;
 use object_store::path::Path;
 
-use super::clock::Clock;
 use super::clouds::{azure, gcs, s3};
 use super::connect::{Patience, directory};
 use super::error::Place;
+use super::hear::Heard;
 use super::sweep::Uploads;
 use super::{Access, Failure, Kind};
 
@@ -117,7 +117,7 @@ impl<'a> At<'a> {
                 _ => String::new(),
             },
             secret,
-            clock: Clock::default(),
+            heard: Heard::default(),
         }
     }
 }
@@ -139,21 +139,21 @@ impl Ground {
     ) -> Result<Self, Failure> {
         let at = At::of(spec)?;
         let (place, prefix) = (at.place(store), at.prefix()?);
-        let (clock, data, probe) = (&place.clock, Patience::DATA, Patience::PROBE);
+        let (heard, data, probe) = (&place.heard, Patience::DATA, Patience::PROBE);
         let (objects, brisk, uploads): (Arc<dyn ObjectStore>, Arc<dyn ObjectStore>, _) = match at {
             At::S3(spec) => {
-                let bucket = Arc::new(s3(spec, access, data, clock)?);
+                let bucket = Arc::new(s3(spec, access, data, heard)?);
                 let uploads = Uploads::of_s3(bucket.clone(), spec)?;
-                (bucket, Arc::new(s3(spec, access, probe, clock)?), uploads)
+                (bucket, Arc::new(s3(spec, access, probe, heard)?), uploads)
             }
             At::Gcs(spec) => {
-                let bucket = Arc::new(gcs(spec, access, data, clock)?);
+                let bucket = Arc::new(gcs(spec, access, data, heard)?);
                 let uploads = Uploads::of_gcs(bucket.clone(), spec)?;
-                (bucket, Arc::new(gcs(spec, access, probe, clock)?), uploads)
+                (bucket, Arc::new(gcs(spec, access, probe, heard)?), uploads)
             }
             At::Azure(spec) => (
-                Arc::new(azure(spec, access, data, clock)?),
-                Arc::new(azure(spec, access, probe, clock)?),
+                Arc::new(azure(spec, access, data, heard)?),
+                Arc::new(azure(spec, access, probe, heard)?),
                 Uploads::Expiring,
             ),
             At::Directory(at) => {

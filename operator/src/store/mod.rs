@@ -22,6 +22,7 @@ mod failure;
 mod fetch;
 mod files;
 mod ground;
+mod hear;
 mod keep;
 mod keys;
 mod list;
@@ -35,6 +36,7 @@ mod sweep;
 #[cfg(test)]
 mod testing;
 mod upload;
+mod versions;
 mod whole;
 
 use std::hash::{BuildHasher as _, Hasher as _};
@@ -101,7 +103,7 @@ impl Store {
     /// What its server's last answer said of the time; none before the first one, and of a directory.
     #[must_use]
     pub fn clock(&self) -> Option<Reading> {
-        self.place.clock.last()
+        self.place.heard.clock.last()
     }
 
     /// The field of its spec that says below what its backups lie.
@@ -183,7 +185,7 @@ impl Store {
                 endpoint: "memory".to_owned(),
                 region: "nowhere".to_owned(),
                 secret: "secret".to_owned(),
-                clock: Default::default(),
+                heard: Default::default(),
             }),
             prefix: Path::from(prefix),
             packing: Packing::default(),

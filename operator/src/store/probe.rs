@@ -2,30 +2,47 @@
 
 use std::time::Duration;
 
+use lockkeeper_crds::Tristate;
 use object_store::path::Path;
 use object_store::{ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
+use tokio::time::Instant;
 
 use super::{Failure, Store, StoreError, unique};
 
-/// For all of it. A store that takes longer for five requests of a few bytes will not take a snapshot either.
+/// For all of it. A store that takes longer for six requests of a few bytes will not take a snapshot either.
 const LIMIT: Duration = Duration::from_secs(15);
 
 /// For taking the probe away again.
 const CLEAN_UP: Duration = Duration::from_secs(3);
 
+/// One that stays, in a bucket from which nothing can be taken for good: there every other one would stay too, as a
+/// version.
+const LASTING: &str = ".lockkeeper-probe";
+
+/// What it holds.
+const LASTING_BODY: &[u8] = b"lockkeeper";
+
 impl Store {
     /// Writes a small object under the prefix, reads it back, makes sure that a conditional put on its key is
     /// refused, and deletes it. Answers within 18 s whatever the server does.
     ///
+    /// Where a bucket keeps versions, or a lock keeps the probe, one is left for good, and from then on that one is read
+    /// and put under a condition, which adds nothing. What is not tried there any more is told by the backup.
+    ///
     /// # Errors
     /// With the first of these that fails.
     pub async fn probe(&self) -> Result<(), StoreError> {
+        let deadline = Instant::now() + LIMIT;
+        let late = |_| self.place.timed_out("write, read and delete a probe", LIMIT);
+        let lasting = self.prefix.clone().join(LASTING);
+        let asked = tokio::time::timeout_at(deadline, self.has_guarded(&lasting)).await;
+        if asked.map_err(late)?? {
+            return Ok(());
+        }
         let id = unique();
-        let location = self.prefix.clone().join(format!(".lockkeeper-probe-{id}"));
-        let tried = match tokio::time::timeout(LIMIT, self.try_out(&location, &id)).await {
-            Ok(tried) => tried,
-            Err(_) => Err(self.place.timed_out("write, read and delete a probe", LIMIT)),
-        };
+        let location = self.prefix.clone().join(format!("{LASTING}-{id}"));
+        let tried = tokio::time::timeout_at(deadline, self.try_out(&location, &id, &lasting)).await;
+        let tried = tried.map_err(late).flatten();
         if tried.is_err() {
             // It may lie there; the error in hand says more than one about this could.
             let _ = tokio::time::timeout(CLEAN_UP, self.brisk.delete(&location)).await;
@@ -33,10 +50,20 @@ impl Store {
         tried
     }
 
-    async fn try_out(&self, location: &Path, id: &str) -> Result<(), StoreError> {
+    /// True when the probe that stays is there and is not overwritten.
+    async fn has_guarded(&self, lasting: &Path) -> Result<bool, StoreError> {
+        let found = async { self.brisk.get(lasting).await?.bytes().await };
+        match found.await {
+            Ok(read) if read == LASTING_BODY => self.is_guarded(lasting, LASTING_BODY).await.map(|()| true),
+            Ok(_) => Ok(false),
+            Err(e) => self.unless_absent("look for a probe", &e).map(|()| false),
+        }
+    }
+
+    async fn try_out(&self, location: &Path, id: &str, lasting: &Path) -> Result<(), StoreError> {
         let store = &self.brisk;
         let body = PutPayload::from(id.as_bytes().to_vec());
-        let put = store.put(location, body.clone()).await;
+        let put = store.put(location, body).await;
         put.map_err(|e| self.error("write a probe", &e))?;
 
         let read = async { store.get(location).await?.bytes().await };
@@ -48,30 +75,52 @@ impl Store {
             }));
         }
 
-        let again = store
-            .put_opts(location, body, PutOptions::from(PutMode::Create))
-            .await;
-        match again {
-            Err(object_store::Error::AlreadyExists { .. }) => {}
-            Ok(_) => {
-                return Err(self.failure(Failure::ConditionalPut {
-                    endpoint: self.place.endpoint.clone(),
-                    detail: "it overwrote an object that was to be created only".to_owned(),
-                }));
-            }
+        self.is_guarded(location, id.as_bytes()).await?;
+        let deleted = store.delete(location).await;
+        let stays = match deleted.map_err(|e| self.error("delete a probe", &e)) {
+            Ok(()) => self.keeps_versions() == Tristate::True,
+            Err(e) if matches!(e.failure(), Failure::Locked { .. }) => true,
+            Err(e) => return Err(e),
+        };
+        if stays {
+            // Another node may just do the same.
+            let put = self.create(lasting, LASTING_BODY).await;
+            put.map_err(|e| self.error("write a probe", &e))?;
+        }
+        Ok(())
+    }
+
+    async fn is_guarded(&self, location: &Path, body: &[u8]) -> Result<(), StoreError> {
+        let unguarded = |detail: String| {
+            self.failure(Failure::ConditionalPut {
+                endpoint: self.place.endpoint.clone(),
+                detail,
+            })
+        };
+        match self.create(location, body).await {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(unguarded(
+                "it overwrote an object that was to be created only".to_owned(),
+            )),
             Err(e) => {
                 let error = self.error("put under a condition", &e);
-                return Err(match error.failure() {
-                    Failure::Refused { endpoint, detail, .. } => self.failure(Failure::ConditionalPut {
-                        endpoint: endpoint.clone(),
-                        detail: detail.clone(),
-                    }),
-                    _ => error,
-                });
+                match error.failure() {
+                    // Nobody overwrites anything there, whatever the condition.
+                    Failure::Locked { .. } => Ok(()),
+                    Failure::Refused { detail, .. } => Err(unguarded(detail.clone())),
+                    _ => Err(error),
+                }
             }
         }
+    }
 
-        let deleted = store.delete(location).await;
-        deleted.map_err(|e| self.error("delete a probe", &e))
+    /// False when there is one already.
+    async fn create(&self, location: &Path, body: &[u8]) -> object_store::Result<bool> {
+        let (body, create) = (PutPayload::from(body.to_vec()), PutOptions::from(PutMode::Create));
+        match self.brisk.put_opts(location, body, create).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+            Err(e) => Err(e),
+        }
     }
 }

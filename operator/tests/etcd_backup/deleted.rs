@@ -11,7 +11,7 @@ use crate::world::{Etcd, ObjectServer, binaries};
 use crate::{NODE, agent, condition, request};
 
 /// Waits for the condition `Deleted` to be what is wanted.
-async fn deleted(api: &Api, name: &str, wanted: &str) -> Value {
+pub(crate) async fn deleted(api: &Api, name: &str, wanted: &str) -> Value {
     let began = Instant::now();
     loop {
         let status = api.backup(name)["status"].clone();

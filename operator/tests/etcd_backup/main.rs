@@ -9,6 +9,7 @@ mod api;
 mod clouds;
 mod deleted;
 mod figures;
+mod locked;
 mod relay;
 mod servers;
 mod stores;

@@ -9,9 +9,14 @@ use std::time::{Duration, Instant};
 
 use etcd_client::{Client, Txn, TxnOp};
 use futures::StreamExt as _;
+use http::Method;
+use k8s_openapi::ByteString;
 use lockkeeper::agent::etcd::EtcdMember;
 use lockkeeper::store::{Credentials, Store};
 use lockkeeper_crds::{EtcdBackupStoreSpec, LocalReference, S3};
+use object_store::path::Path as ObjectPath;
+use object_store::signer::{SignedUrlOptions, Signer as _};
+use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -265,11 +270,83 @@ pub(crate) struct ObjectServer {
     pub(crate) port: u16,
     /// Its certificate and key, where it speaks TLS.
     tls: Option<[PathBuf; 2]>,
+    /// Where older versions lie, where it keeps them.
+    versions: Option<TempDir>,
 }
 
 impl ObjectServer {
     pub(crate) async fn start(bin: &Path) -> Self {
         Self::start_with(bin, tempfile::tempdir().unwrap(), None).await
+    }
+
+    /// Nobody may take anything out of its bucket for a day. `versions`: it keeps them, as every real S3 does that has
+    /// locks.
+    pub(crate) async fn start_locked(bin: &Path, versions: bool) -> Self {
+        let mut server = Self {
+            process: None,
+            root: tempfile::tempdir().unwrap(),
+            bin: bin.to_owned(),
+            port: free_port(),
+            tls: None,
+            versions: versions.then(|| tempfile::tempdir().unwrap()),
+        };
+        server.up().await;
+        let lock = [("x-amz-bucket-object-lock-enabled", "true")];
+        let made = server.ask(Method::PUT, "", &[], &lock, "").await;
+        assert_eq!(made.0, 200, "{made:?}");
+        let rule = "<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled><Rule><DefaultRetention>\
+                    <Mode>GOVERNANCE</Mode><Days>1</Days></DefaultRetention></Rule></ObjectLockConfiguration>";
+        let hash = ByteString(Sha256::digest(rule).to_vec());
+        let hash = serde_json::to_value(hash).unwrap();
+        let checksum = [("x-amz-checksum-sha256", hash.as_str().unwrap())];
+        let locked = server
+            .ask(Method::PUT, "", &[("object-lock", "")], &checksum, rule)
+            .await;
+        assert_eq!(locked.0, 200, "{locked:?}");
+        server
+    }
+
+    /// A request of the bucket that no client here has.
+    pub(crate) async fn ask(
+        &self,
+        method: Method,
+        key: &str,
+        query: &[(&str, &str)],
+        headers: &[(&'static str, &str)],
+        body: &'static str,
+    ) -> (u16, String) {
+        let signed = headers.iter().fold(
+            SignedUrlOptions::new().with_query(query.to_vec()),
+            |options, (name, value)| {
+                options.with_signed_header(name.parse().unwrap(), value.parse().unwrap())
+            },
+        );
+        let (key, minute) = (ObjectPath::from(key), Duration::from_secs(60));
+        let raw = self.raw();
+        let url = raw.signed_url_opts(method.clone(), &key, minute, &signed).await;
+        let mut request = reqwest::Client::new().request(method, url.unwrap()).body(body);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+
+    /// Every version of every object, `Version`, or every marker of what was deleted, `DeleteMarker`: its key and its id.
+    pub(crate) async fn kept(&self, what: &str) -> Vec<(String, String)> {
+        let (status, list) = self.ask(Method::GET, "", &[("versions", "")], &[], "").await;
+        assert_eq!(status, 200, "{list}");
+        let of = |text: &str, name: &str| {
+            let (_, rest) = text.split_once(&format!("<{name}>")).unwrap();
+            rest.split_once('<').unwrap().0.to_owned()
+        };
+        let begin = format!("<{what}>");
+        let versions = list.split(begin.as_str()).skip(1);
+        let mut versions: Vec<_> = versions
+            .map(|version| (of(version, "Key"), of(version, "VersionId")))
+            .collect();
+        versions.sort();
+        versions
     }
 
     /// With its objects in `root`.
@@ -293,6 +370,7 @@ impl ObjectServer {
             bin: bin.to_owned(),
             port: free_port(),
             tls,
+            versions: None,
         };
         server.up().await;
         server
@@ -303,11 +381,14 @@ impl ObjectServer {
             let named = |flag: &str, file: &Path| format!("--{flag}={}", file.display());
             [named("cert", certificate), named("key", key)]
         });
+        let versions = self.versions.iter();
+        let versions = versions.map(|at| format!("--versioning-dir={}", at.path().display()));
         self.process = Some(Process::start(
             Command::new(self.bin.join("versitygw"))
                 .args(["--quiet", "--port", &format!("127.0.0.1:{}", self.port)])
                 .args(tls)
                 .args(["--access", "identifier", "--secret", "secret-key", "posix"])
+                .args(versions)
                 .arg(self.root.path()),
         ));
         listening(self.port).await;
@@ -335,6 +416,7 @@ impl ObjectServer {
                 }),
                 ca_bundle: None,
                 server_side_encryption: None,
+                checksum: None,
             }),
             ..EtcdBackupStoreSpec::default()
         }

@@ -129,11 +129,10 @@ impl Desk {
         }
         let taken_out = self.take_out(&report.backup, &key).await;
         let written = match &taken_out {
-            Ok(()) => {
-                tracing::info!(backup = %key.name, "taken out of the store");
-                report
-                    .deleted(Tristate::True, "Deleted", "what it stored is gone")
-                    .await
+            Ok((place, versions)) => {
+                let (reason, message) = gone(place, *versions);
+                tracing::info!(backup = %key.name, reason, message, "taken out of the store");
+                report.deleted(Tristate::True, reason, &message).await
             }
             Err(error) => {
                 tracing::warn!(backup = %key.name, reason = error.reason(), %error, "cannot be taken out of the store yet");
@@ -144,7 +143,7 @@ impl Desk {
             }
         };
         match (taken_out, written) {
-            (Ok(()), Ok(Written::Yes)) | (_, Ok(Written::Gone)) => Outcome::Settled,
+            (Ok(_), Ok(Written::Yes)) | (_, Ok(Written::Gone)) => Outcome::Settled,
             (_, Ok(Written::Yes | Written::Conflict)) => Outcome::Postponed,
             (_, Err(error)) => {
                 tracing::warn!(backup = %key.name, %error, "that could not be written; trying again");
@@ -153,12 +152,15 @@ impl Desk {
         }
     }
 
-    async fn take_out(&self, backup: &EtcdBackup, key: &Key) -> Result<(), DiscardError> {
+    /// Where it lay, and whether that keeps versions.
+    async fn take_out(&self, backup: &EtcdBackup, key: &Key) -> Result<(String, Tristate), DiscardError> {
         let name = &backup.spec.store_ref.name;
         let artifact = backup.status.as_ref().and_then(|s| s.artifact.as_ref());
         let store = match Store::open(&self.client, &self.namespace, name).await {
             // One that failed for want of its store: there is nothing to be sought, and nowhere.
-            Err(e) if artifact.is_none() && matches!(e.failure(), Failure::Missing { .. }) => return Ok(()),
+            Err(e) if artifact.is_none() && matches!(e.failure(), Failure::Missing { .. }) => {
+                return Ok((String::new(), Tristate::False));
+            }
             opened => opened?,
         };
         let place = place(&store, backup);
@@ -172,7 +174,27 @@ impl Desk {
             });
         }
         let uid = backup.stored_uid().unwrap_or(&key.uid);
-        Ok(store.remove(&place, uid).await?)
+        store.remove(&place, uid).await?;
+        Ok((means, store.keeps_versions()))
+    }
+}
+
+/// What became of it. The name is free in any case, and nothing lists it any more.
+fn gone(place: &str, versions: Tristate) -> (&'static str, String) {
+    match versions {
+        Tristate::False => ("Deleted", "what it stored is gone".to_owned()),
+        Tristate::True => (
+            "VersionsKept",
+            format!(
+                "what it stored is deleted, and stays beside {place} as older versions, which the bucket keeps: its lifecycle ends them (NoncurrentVersionExpiration), not before an object lock does; or delete the versions by hand"
+            ),
+        ),
+        Tristate::Unknown => (
+            "Deleted",
+            format!(
+                "what it stored is deleted; should the bucket keep versions or what is deleted, it stays there beside {place} until the bucket's lifecycle ends it"
+            ),
+        ),
     }
 }
 
@@ -197,6 +219,24 @@ mod tests {
             }
         }
         serde_json::from_value(backup).unwrap()
+    }
+
+    #[test]
+    fn only_what_is_not_kept_is_called_gone() {
+        let said = |versions| gone("s3://b/x/manifest.json", versions);
+        assert_eq!(
+            said(Tristate::False),
+            ("Deleted", "what it stored is gone".to_owned())
+        );
+        for (versions, reason) in [(Tristate::True, "VersionsKept"), (Tristate::Unknown, "Deleted")] {
+            let (told, message) = said(versions);
+            assert_eq!(told, reason);
+            assert!(
+                message.contains("s3://b/x/") && message.contains("lifecycle"),
+                "{message}"
+            );
+            assert!(!message.contains("gone"), "{message}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

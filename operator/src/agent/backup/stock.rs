@@ -173,18 +173,17 @@ impl Eye {
     async fn look(&self, name: &str, shutdown: &CancellationToken) -> bool {
         let opened = Store::open(&self.client, &self.namespace, name).await;
         // Not cut short: the probe would stay in the store.
-        let (tried, clock) = match &opened {
-            Ok(store) => (
-                store.probe().await,
-                store.clock().map(|read| (store.endpoint(), read)),
-            ),
-            Err(error) => (Err(error.clone()), None),
+        let tried = match &opened {
+            Ok(store) => store.probe().await,
+            Err(error) => Err(error.clone()),
         };
         if tried.as_ref().err().is_none_or(StoreError::of_the_store) {
+            let at = opened.as_ref().ok();
             let fared = Fared {
                 node: &self.node,
                 outcome: tried.as_ref().map(|()| ()),
-                clock,
+                clock: at.and_then(|store| Some((store.endpoint(), store.clock()?))),
+                versions: at.map(Store::keeps_versions).unwrap_or_default(),
             };
             if let Err(error) = publish_availability(&self.client, &self.namespace, name, &fared).await {
                 tracing::warn!(store = name, %error, "its availability could not be written");
