@@ -38,7 +38,7 @@ pub(crate) use stock::look_after_stores;
 pub use take::{Request, TakeError, take};
 
 use crate::agent::etcd::EtcdMember;
-use crate::store::{BackupKey, Fared, Store, StoreError, publish_availability};
+use crate::store::{BackupKey, Fared, Store, publish_availability};
 use discard::Leaving;
 use prove::Unproven;
 use report::{Report, Written, within};
