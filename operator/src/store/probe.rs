@@ -84,8 +84,7 @@ impl Store {
         };
         if stays {
             // Another node may just do the same.
-            let put = self.create(lasting, LASTING_BODY).await;
-            put.map_err(|e| self.error("write a probe", &e))?;
+            self.create(lasting, LASTING_BODY, "write a probe").await?;
         }
         Ok(())
     }
@@ -97,30 +96,28 @@ impl Store {
                 detail,
             })
         };
-        match self.create(location, body).await {
+        match self.create(location, body, "put under a condition").await {
             Ok(false) => Ok(()),
             Ok(true) => Err(unguarded(
                 "it overwrote an object that was to be created only".to_owned(),
             )),
-            Err(e) => {
-                let error = self.error("put under a condition", &e);
-                match error.failure() {
-                    // Nobody overwrites anything there, whatever the condition.
-                    Failure::Locked { .. } => Ok(()),
-                    Failure::Refused { detail, .. } => Err(unguarded(detail.clone())),
-                    _ => Err(error),
-                }
-            }
+            Err(error) => Err(match error.failure() {
+                Failure::Refused { detail, .. } => unguarded(detail.clone()),
+                _ => error,
+            }),
         }
     }
 
-    /// False when there is one already.
-    async fn create(&self, location: &Path, body: &[u8]) -> object_store::Result<bool> {
+    /// False when there is one already: the condition says so, or a lock, under which nobody overwrites anything.
+    async fn create(&self, location: &Path, body: &[u8], doing: &'static str) -> Result<bool, StoreError> {
         let (body, create) = (PutPayload::from(body.to_vec()), PutOptions::from(PutMode::Create));
         match self.brisk.put_opts(location, body, create).await {
             Ok(_) => Ok(true),
             Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
-            Err(e) => Err(e),
+            Err(e) => match self.error(doing, &e) {
+                error if matches!(error.failure(), Failure::Locked { .. }) => Ok(false),
+                error => Err(error),
+            },
         }
     }
 }
