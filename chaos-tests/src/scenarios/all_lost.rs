@@ -4,10 +4,12 @@
 //! the API tells is what it told at the backup, Secrets are read (they are encrypted at rest), a ServiceAccount token
 //! of before is still valid, and three members vote.
 //!
-//! Or the machines are there, and all three etcd data directories are destroyed: then `lockkeeper rescue` alone does it,
-//! beside agents that live on, with a copy of the bucket in a directory and the passphrase.
+//! Or the machines are there, and all three etcd data directories are destroyed, with the PKI and what Secrets are
+//! encrypted with: then `lockkeeper rescue` does it beside agents that live on, with a copy of the bucket in a directory
+//! and the passphrase.
 //!
-//! The backup was drilled while all was well: an API server read the encrypted Secrets on it.
+//! The backup was drilled while all was well: an API server read the encrypted Secrets on it. Before it is restored, it
+//! is verified, and a copy of it with one byte flipped is refused by name.
 //!
 //! The seed chooses which, the machine that begins, and when the restore is killed on its way.
 //!
@@ -16,34 +18,31 @@
 //! (the API server does not become ready: "waited 240 s for the API to be back").
 
 mod evidence;
+mod kept;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::{Node as KubeNode, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::api::{Api, PostParams};
-use lockkeeper::store::Identities;
+use kube::api::Api;
 use lockkeeper_crds::Strategy;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use evidence::{
-    ENCRYPTION, encrypt_at_rest, encrypted, keep_a_secret, kept_config, manifest, secret_file, token, valid,
-};
+use evidence::{ENCRYPTION, encrypt_at_rest, encrypted, keep_a_secret, kept_config, manifest, token, valid};
+use kept::{Kept, bucket, copy};
 
 use super::rescuing::{
-    CLUSTER, bring_the_program, content, destroy, killed_on_the_way, no_api, refused, rejoin, rescue,
-    three_voting_members, wait_for_containerd,
+    CLUSTER, content, destroy, killed_on_the_way, no_api, refused, rejoin, rescue, three_voting_members,
+    wait_for_containerd,
 };
 use super::restoring::{Notes, Stage};
 use super::{Scenario, Suite};
-use crate::cache::hex;
-use crate::fabric::{BUCKET, S3Keys, s3_endpoint};
-use crate::install::{NAMESPACE, STORE_SECRET};
 use crate::kubeadm;
 use crate::lockkeeper::{Backups, Keeper, runs};
+use crate::node::Node;
 use crate::progress::spoken;
 use crate::recipes::START;
 use crate::scene::{Look, Scene};
@@ -63,8 +62,6 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// The store's name and prefix.
 const STORE: &str = "all-lost";
 const BACKUP: &str = "the-last-one";
-/// What opens it, in the cluster.
-const SECRET: &str = "all-lost-key";
 /// Where a person puts what was kept elsewhere, on the nodes.
 const KEPT: &str = "/var/lib/lockkeeper-rescue";
 /// What `kubeadm init` leaves to later, so that no API server runs on an etcd without data: kubelets that hear of an
@@ -105,6 +102,7 @@ async fn play(scene: &Scene) -> Result<String> {
         ));
         lose_the_data(scene, &kept, &first, &names).await?;
     }
+    verify(scene, &first, &kept)?;
     restore(scene, &first, &kept)?;
     let etcd_back = began.elapsed();
     if machines {
@@ -172,120 +170,42 @@ async fn lose_everything(scene: &Scene, kept: &Kept) -> Result<()> {
     scene.lab.import_lockkeeper(binary)
 }
 
-/// All three data directories hold garbage; the other nodes are fenced.
+/// All three data directories hold garbage, and the PKI comes from the backup; the other nodes are fenced.
 async fn lose_the_data(scene: &Scene, kept: &Kept, first: &str, others: &[String]) -> Result<()> {
     kept.bring(scene)?;
     let mut all = others.to_vec();
     all.push(first.to_owned());
     destroy(scene, &all, false)?;
     no_api(scene, first).await?;
+    for name in &all {
+        let node = scene.lab.node(name)?;
+        lose_the_pki(&node)?;
+        rescue(scene, name, &words(&["pki", BACKUP], &kept.with_key()))?;
+        kubeadm::by_words(&node, &["init", "phase", "certs", "all"], &kept_config(&node)?)?;
+    }
     for node in others {
         rescue(scene, node, &["fence", "--confirm", CLUSTER])?;
     }
     Ok(())
 }
 
-/// What a person keeps elsewhere, beside the binary and kubeadm's configuration: what opens the backups, and the bucket's
-/// credentials or a copy of what is in it.
-struct Kept {
-    machines: bool,
-    key: String,
-    /// What the store must be told to encrypt for it.
-    encryption: Value,
-}
-
-impl Kept {
-    fn new(machines: bool) -> Self {
-        let (key, encryption) = if machines {
-            let (_, public, key) = Identities::generate();
-            (
-                key,
-                json!({"recipients": [public], "identitySecret": {"name": SECRET}}),
-            )
-        } else {
-            let passphrase = hex(&rand::random::<[u8; 16]>());
-            (passphrase, json!({"passphraseSecret": {"name": SECRET}}))
-        };
-        Self {
-            machines,
-            key,
-            encryption: json!({"encryption": encryption}),
-        }
-    }
-
-    /// The key lies in the cluster too, for the drill. Returns what the store's spec says of it.
-    async fn secret_in(&self, scene: &Scene) -> Result<Value> {
-        let name = if self.machines { "identity" } else { "passphrase" };
-        let secret: Secret = serde_json::from_value(json!({
-            "metadata": {"name": SECRET}, "stringData": {name: self.key},
-        }))?;
-        let secrets: Api<Secret> = Api::namespaced(scene.client().await?, NAMESPACE);
-        secrets.create(&PostParams::default(), &secret).await?;
-        scene.set(vec![
-            format!("store.secretNames={{{STORE_SECRET},{SECRET}}}"),
-            // The lab's nodes have one disk each.
-            "agent.verification.onEtcdDisk=true".to_owned(),
-        ])?;
-        Ok(self.encryption.clone())
-    }
-
-    /// Puts it onto every node.
-    fn bring(&self, scene: &Scene) -> Result<()> {
-        bring_the_program(scene)?;
-        let keys = S3Keys::of(scene.lab.home())?;
-        let bucket = scene.lab.home().path("s3").join(BUCKET).join(STORE);
-        for node in scene.lab.nodes() {
-            let kept = node.var_lib("lockkeeper-rescue");
-            secret_file(&kept.join("key.txt"), &format!("{}\n", self.key))?;
-            if self.machines {
-                let (id, secret) = (&keys.access, &keys.secret);
-                let text = format!("AWS_ACCESS_KEY_ID={id}\nAWS_SECRET_ACCESS_KEY={secret}\n");
-                secret_file(&kept.join("s3.env"), &text)?;
-            } else {
-                copy(&bucket, &kept.join("store"))?;
+/// Every file of the PKI, and what Secrets are encrypted with. The directories stay, since what runs has them mounted.
+fn lose_the_pki(node: &Node) -> Result<()> {
+    let kubernetes = node.kubernetes_folder();
+    for folder in ["pki", "pki/etcd", "enc"] {
+        let folder = kubernetes.join(folder);
+        for entry in std::fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                std::fs::remove_file(entry.path())?;
             }
         }
-        Ok(())
     }
-
-    /// The flags that say where the backups lie.
-    fn keyless(&self) -> Vec<String> {
-        let words = if self.machines {
-            format!(
-                "--bucket {BUCKET} --prefix {STORE} --endpoint {} --credentials {KEPT}/s3.env",
-                s3_endpoint()
-            )
-        } else {
-            format!("--directory {KEPT}/store")
-        };
-        words.split_whitespace().map(str::to_owned).collect()
-    }
-
-    /// And what opens them.
-    fn with_key(&self) -> Vec<String> {
-        let flag = if self.machines {
-            "--identity"
-        } else {
-            "--passphrase-file"
-        };
-        let mut flags = self.keyless();
-        flags.extend([flag.to_owned(), format!("{KEPT}/key.txt")]);
-        flags
-    }
-}
-
-/// A directory with all that is in it, as `aws s3 sync` would bring it.
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    std::fs::create_dir_all(to)?;
-    for entry in std::fs::read_dir(from).with_context(|| from.display().to_string())? {
-        let entry = entry?;
-        let to = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy(&entry.path(), &to)?;
-        } else {
-            std::fs::copy(entry.path(), to)?;
-        }
-    }
+    ensure!(
+        !kubernetes.join("pki/ca.key").exists() && !kubernetes.join("enc/config.yaml").exists(),
+        "the PKI of {} is there still",
+        node.name()
+    );
     Ok(())
 }
 
@@ -320,6 +240,46 @@ fn begin_anew(scene: &Scene, first: &str, kept: &Kept) -> Result<()> {
     rescue(scene, first, &words(&["pki", BACKUP, "--force"], &flags))?;
     kubeadm::by_words(&node, &["init", LATER], &kept_config(&node)?)?;
     Ok(())
+}
+
+/// What is stored is what was taken, and etcd takes it. A copy of it with one byte flipped is refused by name.
+fn verify(scene: &Scene, first: &str, kept: &Kept) -> Result<()> {
+    let told = rescue(scene, first, &words(&["verify", BACKUP], &kept.with_key()))?;
+    ensure!(
+        told.contains(BACKUP) && told.contains("etcdutl restored it"),
+        "it does not say what it has verified: {told}"
+    );
+    let copied = scene.lab.node(first)?.var_lib("lockkeeper-rescue/damaged");
+    copy(&bucket(scene), &copied)?;
+    let name = flip(scene, &copied)?;
+    let flags = kept.with_key_at("damaged");
+    let says = format!("{KEPT}/damaged/{name} is not what its manifest says: SHA-256");
+    refused(scene, first, &words(&["verify", BACKUP], &flags), &says)?;
+    std::fs::remove_dir_all(copied)?;
+    Ok(())
+}
+
+/// Flips a bit of the one snapshot in this store; its name in it.
+fn flip(scene: &Scene, store: &Path) -> Result<String> {
+    let only = |folder: &Path, begins: &str| -> Result<PathBuf> {
+        let mut found = vec![];
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(begins) {
+                found.push(entry.path());
+            }
+        }
+        match found.as_slice() {
+            [one] => Ok(one.clone()),
+            _ => bail!("{found:?} begin with {begins} in {}", folder.display()),
+        }
+    };
+    let snapshot = only(&only(store, BACKUP)?, "snapshot.db")?;
+    let mut bytes = std::fs::read(&snapshot)?;
+    let at = usize::try_from(scene.below(bytes.len() as u64))?;
+    *bytes.get_mut(at).context("it is empty")? ^= 1 << scene.below(8);
+    std::fs::write(&snapshot, bytes)?;
+    Ok(snapshot.strip_prefix(store)?.display().to_string())
 }
 
 /// etcd from the backup: shown, confirmed, killed on the way, gone on with.

@@ -31,6 +31,7 @@ use crate::api::chain;
 use crate::store::KeyHash;
 
 pub use error::EtcdError;
+pub use register::Cleansed;
 pub(crate) use register::{KeySeen, Reading, Signature};
 pub use snapshot::{Origin, Snapshot, SnapshotError, TrailerCheck};
 

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod api;
+mod cleansed;
 mod clouds;
 mod deleted;
 mod figures;

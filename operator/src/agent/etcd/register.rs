@@ -42,9 +42,11 @@ pub(crate) struct Reading {
 
 /// What was taken out of the restored etcd.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Cleansed {
-    pub(crate) keys: i64,
-    pub(crate) alarms: Vec<String>,
+pub struct Cleansed {
+    /// API servers' entries of themselves, and Leases.
+    pub keys: i64,
+    /// Alarms that were disarmed, with the member that each names.
+    pub alarms: Vec<String>,
 }
 
 /// A key and when it was made and last changed.
@@ -136,8 +138,8 @@ impl EtcdMember {
     /// entries of themselves, Leases; and what other restores wrote.
     ///
     /// # Errors
-    /// As [`EtcdMember::register`]; it is done again then.
-    pub(crate) async fn cleanse(&self, id: &str) -> Result<Cleansed, EtcdError> {
+    /// When the member is absent, cannot be asked, has no quorum, or has the alarm CORRUPT; it is done again then.
+    pub async fn cleanse(&self, id: &str) -> Result<Cleansed, EtcdError> {
         let client = self.client().await?;
         let mut done = Cleansed::default();
         let mut maintenance = client.maintenance_client();
