@@ -8,7 +8,7 @@
 //! Seen failing: with a restore that raises the revision by 1 instead of 10^9 ("waiting for the informer to learn the
 //! truth: it knows {"changes": "after", "comes": "after", ...}", for ever); with one value changed in what etcdutl had
 //! made, on each node ("1 of 420 keys differ: /registry/configmaps/kube-system/kubeadm-config has another value"); with
-//! API servers' entries left in ("12 entries of the backup's time were there, and the report says 9").
+//! API servers' entries left in ("/registry/masterleases/10.77.0.11 is of the backup's time and was left").
 
 mod contents;
 
