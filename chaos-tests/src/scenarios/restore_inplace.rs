@@ -1,5 +1,6 @@
-//! Write, back up, write more, restore on all three nodes: the API tells exactly what it told at the backup, at a
-//! higher revision; a client that watched from before learns the truth; nodes and workloads go on.
+//! Write, back up, write more, restore on all three nodes: every member holds exactly what etcd held at the backup, key
+//! by key, at a higher revision; what tells of processes of that time is out again; a client that watched from before
+//! learns the truth; nodes and workloads go on.
 //!
 //! Before that: a trial by the backup's key, a restore into a new directory by its URI, and nothing in place while the
 //! agents have no guard.
@@ -8,20 +9,26 @@
 //! was removed since says so.
 //!
 //! Seen failing: with a restore that raises the revision by 1 instead of 10^9 ("waiting for the informer to learn the
-//! truth: it knows {"changes": "after", "comes": "after", ...}", for ever).
+//! truth: it knows {"changes": "after", "comes": "after", ...}", for ever); with one value changed in what etcdutl had
+//! made, on each node ("1 of 420 keys differ: /registry/configmaps/kube-system/kubeadm-config has another value"); with
+//! API servers' entries left in ("/registry/masterleases/10.77.0.11 is of the backup's time and was left").
+
+mod contents;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::{Api, ListParams};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::watcher::{self, watcher};
-use lockkeeper_crds::{RESTORED_ANNOTATION, RestoreState, Strategy};
+use lockkeeper_crds::{RESTORED_ANNOTATION, RestoreReport, RestoreState, Strategy};
 use serde_json::json;
+
+use contents::{Contents, compacted};
 
 use super::restoring::{LABEL, Notes, Stage};
 use super::{Scenario, Suite};
@@ -48,6 +55,12 @@ const REMOVED: &str = "removed-since";
 const SINCE: &str = "taken-since";
 const NAME: &str = "back-to-the-point";
 const MINUTE: Duration = Duration::from_secs(60);
+/// How far a restore raises the revision where nobody says otherwise.
+const BUMP: i64 = 1_000_000_000;
+/// Where API servers and whoever elects a leader say that they live.
+const STALE: [&str; 2] = ["/registry/masterleases/", "/registry/leases/"];
+/// Where the nodes agree about a restore, in the restored etcd.
+const REGISTER: &str = "/lockkeeper.dev/restore/";
 
 async fn play(scene: &Scene) -> Result<String> {
     let keeper = Keeper::at_start(scene, Strategy::default()).await?;
@@ -67,7 +80,8 @@ async fn play(scene: &Scene) -> Result<String> {
         .await?;
 
     try_it(&stage).await?;
-    new_directory(&stage).await?;
+    let point = new_directory(&stage).await?;
+    let held = Contents::of(&scene.lab.node("cp1")?, point)?;
     stage.tells(&now).await?;
 
     guard(scene, false)?;
@@ -98,6 +112,9 @@ async fn play(scene: &Scene) -> Result<String> {
     let end = stage.reaches(NAME, RestoreState::Completed, MINUTE * 8).await?;
     let took = began.elapsed();
 
+    let report = end.report.context("there is no report")?;
+    cleansed(scene, &held, &report)?;
+    as_it_was(scene, &held, point)?;
     let revision = stage.tells(&then).await?;
     ensure!(
         revision > revision_before,
@@ -115,7 +132,6 @@ async fn play(scene: &Scene) -> Result<String> {
         annotations.contains_key(RESTORED_ANNOTATION) && object.spec.confirm.is_none(),
         "the object that tells of it could begin again"
     );
-    let report = end.report.context("there is no report")?;
     ensure!(
         report.gone > 0 && report.came_back > 0,
         "the report tells nothing: {report:?}"
@@ -130,11 +146,58 @@ async fn play(scene: &Scene) -> Result<String> {
     go_on(scene, &keeper, &workloads).await?;
     stage.note("later", "written after the restore").await?;
     Ok(format!(
-        "{} from the confirmation; {} keys gone, {} came back, revision {revision_before} to {revision}",
+        "{} from the confirmation; {} keys as at the backup, {} gone, {} came back, revision {revision_before} to {revision}",
         spoken(took),
+        held.len(),
         report.gone,
         report.came_back
     ))
+}
+
+/// Each member by itself, as it was before anything was written to the restored etcd: up to there all is compacted, and
+/// that revision itself is served.
+fn as_it_was(scene: &Scene, held: &Contents, point: i64) -> Result<()> {
+    for node in scene.lab.nodes() {
+        let at = compacted(&node)?;
+        ensure!(
+            at == point + BUMP,
+            "etcd of {} is compacted up to {at}, and the backup of revision {point} was to be raised by {BUMP}",
+            node.name()
+        );
+        held.is_all_of(&Contents::of(&node, at)?)
+            .with_context(|| format!("the restored etcd of {} is not as at the backup", node.name()))?;
+    }
+    scene.say(format_args!("{} keys as at revision {point}", held.len()));
+    Ok(())
+}
+
+/// What the backup said of processes of its time was taken out, all at one revision, and counted.
+fn cleansed(scene: &Scene, held: &Contents, report: &RestoreReport) -> Result<()> {
+    let node = scene.lab.node("cp1")?;
+    let now = Contents::of(&node, 0)?;
+    let mut noted = now.below(REGISTER).filter(|(key, _)| key.ends_with("/cleansed"));
+    let (_, at) = noted.next().context("nobody has noted that it was cleansed")?;
+    let clean = Contents::of(&node, at)?;
+    let mut stale = 0;
+    for prefix in STALE {
+        let were = held.below(prefix).count();
+        ensure!(were > 0, "the backup has nothing below {prefix}");
+        stale += were;
+        if let Some((key, _)) = clean.below(prefix).next() {
+            bail!("{key} is of the backup's time and was left");
+        }
+    }
+    ensure!(
+        usize::try_from(report.cleansed)? == stale,
+        "{stale} entries of the backup's time were there, and the report says {}",
+        report.cleansed
+    );
+    ensure!(
+        report.disarmed.is_empty(),
+        "no alarm was on, and the report says {:?}",
+        report.disarmed
+    );
+    Ok(())
 }
 
 /// On one node and beside its data; found in the bucket by its key.
@@ -153,27 +216,41 @@ async fn try_it(stage: &Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-/// On one node, for a person who wants to look into it; found by its URI.
-async fn new_directory(stage: &Stage<'_>) -> Result<()> {
+/// On one node, for a person who wants to look into it; found by its URI. Returns the revision of what was stored, which
+/// may be newer than what was read right before.
+async fn new_directory(stage: &Stage<'_>) -> Result<i64> {
     let artifact = stage.backups.get(BACKUP).await?.status.and_then(|s| s.artifact);
-    let uri = artifact.context("it has no artifact")?.uri;
+    let artifact = artifact.context("it has no artifact")?;
     let spec = json!({
-        "from": {"uri": uri}, "storeRef": {"name": "default"}, "mode": "NewDirectory", "node": "cp2",
+        "from": {"uri": artifact.uri}, "storeRef": {"name": "default"}, "mode": "NewDirectory", "node": "cp2",
         "directory": "/var/lib/etcd/looked-at",
     });
     stage.begin("looked-at", spec).await?;
     stage
         .reaches("looked-at", RestoreState::Completed, MINUTE * 4)
         .await?;
-    let directory = stage.scene.lab.node("cp2")?.var_lib("etcd/looked-at");
+    let node = stage.scene.lab.node("cp2")?;
+    let directory = node.var_lib("etcd/looked-at");
     let data = std::fs::read(directory.join("member/snap/db")).context("no etcd lies there")?;
     let holds = |key: &[u8]| data.windows(key.len()).any(|w| w == key);
     ensure!(
         holds(b"/registry/configmaps/default/goes") && !holds(b"/registry/configmaps/default/comes"),
         "what lies in the new directory is not the backup"
     );
+    let file = "/var/lib/etcd/looked-at/member/snap/db";
+    let said = node
+        .run(&["etcdutl", "snapshot", "status", file, "-w", "json"])?
+        .check()?;
+    let status: serde_json::Value = serde_json::from_str(&said).with_context(|| said.clone())?;
+    let raised = status.get("revision").and_then(serde_json::Value::as_i64);
+    let point = raised.context("etcdutl tells no revision")? - BUMP;
+    ensure!(
+        point >= artifact.revision,
+        "the snapshot is of revision {point}, older than {} of a read before it",
+        artifact.revision
+    );
     std::fs::remove_dir_all(directory)?;
-    Ok(())
+    Ok(point)
 }
 
 /// The chart anew, as a person would, with the agents' guard or without it.
