@@ -209,17 +209,13 @@ pub async fn run(
     {
         let (client, namespace, node) = (client.clone(), config.namespace.clone(), node.clone());
         let (member, shutdown) = (member.clone(), shutdown.clone());
+        let stores = (client.clone(), namespace.clone(), node.clone(), shutdown.clone());
         tasks.spawn(async move {
-            keep_backups(client, namespace, node, member, proving, shutdown).await;
+            tokio::join!(
+                backup::look_after_stores(stores.0, stores.1, stores.2, stores.3),
+                keep_backups(client, namespace, node, member, proving, shutdown),
+            );
             "backup"
-        });
-    }
-    {
-        let (client, namespace, node) = (client.clone(), config.namespace.clone(), node.clone());
-        let shutdown = shutdown.clone();
-        tasks.spawn(async move {
-            backup::look_after_stores(client, namespace, node, shutdown).await;
-            "stores"
         });
     }
     let bench = preflight::Bench {

@@ -181,7 +181,7 @@ impl Eye {
             let at = opened.as_ref().ok();
             let fared = Fared {
                 node: &self.node,
-                outcome: tried.as_ref().map(|()| ()),
+                outcome: tried.as_ref().copied(),
                 clock: at.and_then(|store| Some((store.endpoint(), store.clock()?))),
                 versions: at.map(Store::keeps_versions).unwrap_or_default(),
             };
