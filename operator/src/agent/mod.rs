@@ -209,12 +209,8 @@ pub async fn run(
     {
         let (client, namespace, node) = (client.clone(), config.namespace.clone(), node.clone());
         let (member, shutdown) = (member.clone(), shutdown.clone());
-        let stores = (client.clone(), namespace.clone(), node.clone(), shutdown.clone());
         tasks.spawn(async move {
-            tokio::join!(
-                backup::look_after_stores(stores.0, stores.1, stores.2, stores.3),
-                keep_backups(client, namespace, node, member, proving, shutdown),
-            );
+            keep_backups(client, namespace, node, member, proving, shutdown).await;
             "backup"
         });
     }
@@ -290,21 +286,25 @@ async fn keep_backups(
     proving: Proving,
     shutdown: CancellationToken,
 ) {
-    while !shutdown.is_cancelled() {
-        let run = backup::run(
-            client.clone(),
-            namespace.clone(),
-            node.clone(),
-            member.clone(),
-            Some(proving.clone()),
-            shutdown.clone(),
-        );
-        if let Err(error) = run.await {
-            tracing::error!(%error, "snapshots stopped, starting them again");
+    let stores = backup::look_after_stores(client.clone(), namespace.clone(), node.clone(), shutdown.clone());
+    let backups = async {
+        while !shutdown.is_cancelled() {
+            let run = backup::run(
+                client.clone(),
+                namespace.clone(),
+                node.clone(),
+                member.clone(),
+                Some(proving.clone()),
+                shutdown.clone(),
+            );
+            if let Err(error) = run.await {
+                tracing::error!(%error, "snapshots stopped, starting them again");
+            }
+            tokio::select! {
+                () = tokio::time::sleep(BACKUP_PAUSE) => {}
+                () = shutdown.cancelled() => {}
+            }
         }
-        tokio::select! {
-            () = tokio::time::sleep(BACKUP_PAUSE) => {}
-            () = shutdown.cancelled() => {}
-        }
-    }
+    };
+    tokio::join!(stores, backups);
 }
