@@ -55,9 +55,25 @@ fn spoilt(etcd: &Etcd) -> bool {
     etcd.members.iter().any(learner) || etcd.alarms.iter().any(corrupt)
 }
 
-/// The end of a backup for which every member that could be asked was tried; none when none was.
-pub(super) fn exhausted(mut status: crds::EtcdBackupStatus, now: Time) -> Option<crds::EtcdBackupStatus> {
+/// Seconds that a node which is not heard is waited for, once another one was tried: twice what it takes to call it so.
+const PATIENCE: i64 = 300;
+
+/// The end of a backup for which every member that could be asked was tried; none when none was, or while one that is not
+/// heard may be yet: the API server by which the operator sees may hang with the very member that was tried.
+pub(super) fn exhausted(
+    mut status: crds::EtcdBackupStatus,
+    nodes: &BTreeMap<NodeName, Node>,
+    now: Time,
+) -> Option<crds::EtcdBackupStatus> {
     let last = status.tried.last()?;
+    let tried = |name: &NodeName| status.tried.iter().any(|t| t.node == name.as_ref());
+    let silent = nodes
+        .iter()
+        .any(|(name, node)| node.stale.is_some() && !tried(name));
+    let since = status.assigned_at.as_ref().map(|at| at.0.as_second());
+    if silent && since.is_some_and(|since| now.0.as_second() - since < PATIENCE) {
+        return None;
+    }
     let nodes: Vec<&str> = status.tried.iter().map(|t| t.node.as_str()).collect();
     let message = format!("{} (tried: {})", last.message, nodes.join(", "));
     let reason = last.reason.clone();
@@ -303,7 +319,8 @@ mod tests {
     #[test]
     fn a_backup_that_every_member_failed_says_who_and_why() {
         let now = || Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH);
-        assert_eq!(exhausted(crds::EtcdBackupStatus::default(), now()), None);
+        let nodes = BTreeMap::new();
+        assert_eq!(exhausted(crds::EtcdBackupStatus::default(), &nodes, now()), None);
         let tried = ["cp2", "cp1"].map(|node| crds::Tried {
             node: node.to_owned(),
             reason: "EtcdUnavailable".to_owned(),
@@ -313,7 +330,20 @@ mod tests {
             tried: tried.to_vec(),
             ..Default::default()
         };
-        let ended = exhausted(status, now()).unwrap();
+        let silent = BTreeMap::from([("cp3".into(), node("3", "1", true, true))]);
+        let given = |ago: i64| crds::EtcdBackupStatus {
+            assigned_at: Some(Time(now().0 - k8s_openapi::jiff::SignedDuration::from_secs(ago))),
+            ..status.clone()
+        };
+        assert_eq!(
+            exhausted(given(299), &silent, now()),
+            None,
+            "cp3 may be heard yet"
+        );
+        assert!(exhausted(given(301), &silent, now()).is_some());
+        let heard = BTreeMap::from([("cp3".into(), node("3", "1", false, false))]);
+        assert!(exhausted(given(1), &heard, now()).is_some(), "and is no good");
+        let ended = exhausted(status, &nodes, now()).unwrap();
         assert_eq!(ended.message, "etcd of cp1 is gone (tried: cp2, cp1)");
         assert_eq!(ended.conditions[0].reason, "EtcdUnavailable");
         assert!(ended.completed_at.is_some());

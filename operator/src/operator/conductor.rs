@@ -485,7 +485,7 @@ impl Conductor {
                 self.hands.hold_backup(waiting, &finalizers).await?;
             }
             self.hands.assign(&name, node.as_ref(), &at).await?;
-        } else if let Some(ended) = backups::exhausted(status, at) {
+        } else if let Some(ended) = backups::exhausted(status, &nodes, at) {
             self.leadership.check()?;
             self.hands.fail_backup(&name, &ended).await?;
         }
