@@ -21,9 +21,9 @@ pub const RETAIN_ANNOTATION: &str = "lockkeeper.dev/retain";
 /// On an `EtcdBackup`: the slot of its schedule's drill that it was taken for, as RFC 3339 writes it.
 pub const DRILL_ANNOTATION: &str = "lockkeeper.dev/drill-slot";
 
-/// On an `EtcdBackup` that stands for a backup which lies in the store already: the UID of the object that it was taken
-/// for. Nothing is taken then: its status is what the manifest says.
-pub const STORED_UID_ANNOTATION: &str = "lockkeeper.dev/stored-uid";
+/// On an `EtcdBackup` that stands for a backup which lies in the store already: its folder there, as `lockkeeper rescue
+/// list` shows it. Nothing is taken then: its status is what the manifest says.
+pub const STORED_AS_ANNOTATION: &str = "lockkeeper.dev/stored-as";
 
 /// The reasons of `Verified` and `Drilled` that say that the backup itself is bad. With any other one it could not
 /// be told, and is tried again.
@@ -199,11 +199,11 @@ impl EtcdBackup {
         })
     }
 
-    /// The UID that it is stored under, when that is not its own.
+    /// The folder of the backup that it stands for, when that was taken for another object.
     #[must_use]
-    pub fn stored_uid(&self) -> Option<&str> {
+    pub fn stored_as(&self) -> Option<&str> {
         let annotations = self.metadata.annotations.as_ref()?;
-        annotations.get(STORED_UID_ANNOTATION).map(String::as_str)
+        annotations.get(STORED_AS_ANNOTATION).map(String::as_str)
     }
 
     /// True when a person wants what it stored kept for ever.

@@ -299,9 +299,8 @@ pub struct EtcdBackupStoreStatus {
 pub struct Unclaimed {
     /// The name of the `EtcdBackup` that it was taken for.
     pub name: String,
-    /// That one's UID: an `EtcdBackup` of this name with the annotation `lockkeeper.dev/stored-uid` of this value stands
-    /// for it.
-    pub uid: String,
+    /// Its folder in the store: an `EtcdBackup` with the annotation `lockkeeper.dev/stored-as` of this value stands for it.
+    pub stored_as: String,
     /// The `EtcdBackupSchedule` that it was of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule: Option<String>,

@@ -69,7 +69,7 @@ async fn play(scene: &Scene) -> Result<String> {
     let (then, now) = stage.write(BACKUP).await?;
     stage.remove(REMOVED).await?;
     stage.back_up(SINCE).await?;
-    let since = stage.backups.get(SINCE).await?.metadata.uid;
+    let since = lockkeeper::store::folder(&stage.backups.get(SINCE).await?);
     let before = manifests(&scene.lab)?;
     let workloads = workloads(&keeper).await?;
     let (informer, task) = inform(&stage).await?;
@@ -136,7 +136,7 @@ async fn play(scene: &Scene) -> Result<String> {
         report.gone > 0 && report.came_back > 0,
         "the report tells nothing: {report:?}"
     );
-    stage.stands_for(SINCE, since.as_deref()).await?;
+    stage.stands_for(SINCE, Some(&since)).await?;
     let safety = end.safety_backup.context("no safety backup is named")?;
     stage.stands_for(&safety, None).await?;
     stage.says_gone(REMOVED).await?;

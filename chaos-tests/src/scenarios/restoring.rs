@@ -141,14 +141,14 @@ impl<'a> Stage<'a> {
     }
 
     /// Waits until a restore's loss of the object of this backup is made good: another one stands for what it stored.
-    pub(super) async fn stands_for(&self, name: &str, uid: Option<&str>) -> Result<()> {
+    pub(super) async fn stands_for(&self, name: &str, folder: Option<&str>) -> Result<()> {
         self.scene
             .wait_for(&format!("{name} to have an object again"), MINUTE * 2, || async {
                 let Some(there) = self.backups.get_opt(name).await? else {
                     return Ok(Look::NotYet("it has none".into()));
                 };
-                let stored = there.stored_uid();
-                let same = stored.is_some() && uid.is_none_or(|uid| stored == Some(uid));
+                let stored = there.stored_as();
+                let same = stored.is_some() && folder.is_none_or(|folder| stored == Some(folder));
                 Ok(if same && there.is_proven() && there.is_retained() {
                     Look::Done(())
                 } else {

@@ -38,7 +38,7 @@ pub(crate) use stock::look_after_stores;
 pub use take::{Request, TakeError, take};
 
 use crate::agent::etcd::EtcdMember;
-use crate::store::{BackupKey, Fared, Store, publish_availability};
+use crate::store::{Fared, Store, folder, publish_availability};
 use discard::Leaving;
 use prove::Unproven;
 use report::{Report, Written, within};
@@ -280,12 +280,6 @@ impl Waiting {
     }
 }
 
-/// Where it lies, or would lie.
-pub(super) fn place(store: &Store, backup: &EtcdBackup) -> BackupKey {
-    let own = backup.metadata.uid.as_deref().unwrap_or_default();
-    store.key(&backup.name_any(), backup.stored_uid().unwrap_or(own))
-}
-
 /// What handling one takes.
 struct Desk {
     client: kube::Client,
@@ -314,7 +308,7 @@ impl Desk {
         {
             return Outcome::Settled;
         }
-        if report.backup.stored_uid().is_some() {
+        if report.backup.stored_as().is_some() {
             return self.adopt(report, &stop).await;
         }
         let (end, store) = if report.status().started_at.is_some() {
@@ -354,7 +348,7 @@ impl Desk {
         let (name, store) = (report.name(), report.backup.spec.store_ref.name.clone());
         let look = async {
             let store = Store::open(&self.client, &self.namespace, &store).await?;
-            let place = place(&store, &report.backup);
+            let place = store.place(&report.backup);
             let manifest = store.manifest(&place).await?;
             let absent = || TakeError::Absent(store.uri(&place.manifest));
             let manifest = manifest.filter(|m| m.is_of(&place)).ok_or_else(absent)?;
@@ -415,7 +409,7 @@ impl Desk {
                 .await
                 .ok()
                 .map(|v| v.git_version),
-            ended: self.ended(store).await,
+            ended: self.ended().await,
             deadline: Duration::from_secs(spec.deadline_seconds.into()),
             pki: spec.include.contains(&Include::Pki),
         };
@@ -440,15 +434,13 @@ impl Desk {
     }
 
     /// The directories of the backups that have ended; none when the API does not say.
-    async fn ended(&self, store: &Store) -> BTreeSet<String> {
+    async fn ended(&self) -> BTreeSet<String> {
         let params = ListParams::default();
         let Ok(all) = within(self.backups().list(&params)).await else {
             return BTreeSet::new();
         };
         let ended = all.items.iter().filter(|backup| backup.is_finished());
-        ended
-            .map(|backup| place(store, backup).name().to_owned())
-            .collect()
+        ended.map(folder).collect()
     }
 
     /// An attempt of an agent that is no more. If it came as far as its manifest, it is a backup.
@@ -457,7 +449,7 @@ impl Desk {
         let store = Store::open(&self.client, &self.namespace, name).await.ok();
         let look = async {
             let store = store.as_ref()?;
-            let place = place(store, &report.backup);
+            let place = store.place(&report.backup);
             let manifest = store.manifest(&place).await.ok()?;
             if manifest.is_none() {
                 store.discard(&place).await;

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use lockkeeper_crds::{Compression, Encrypted};
+use kube::ResourceExt as _;
+use lockkeeper_crds::{Compression, Encrypted, EtcdBackup};
 use object_store::path::Path;
 use object_store::{ObjectStoreExt as _, PutMode, PutOptions, PutPayload};
 use serde::{Deserialize, Serialize};
@@ -103,6 +104,14 @@ pub(super) fn names() -> impl Iterator<Item = String> {
     };
     // The PKI is never stored without encryption.
     packed(SNAPSHOT).chain(packed(PKI).filter(|name| name.ends_with(".age")))
+}
+
+/// The folder of what this object stands for, below the store's prefix.
+#[must_use]
+pub fn folder(backup: &EtcdBackup) -> String {
+    let uid = backup.metadata.uid.as_deref().unwrap_or_default();
+    let own = || directory(&backup.name_any(), uid);
+    backup.stored_as().map_or_else(own, str::to_owned)
 }
 
 fn directory(backup: &str, uid: &str) -> String {
@@ -235,6 +244,12 @@ impl Store {
             return Err(KeyError::Elsewhere { given, root });
         }
         BackupKey::parse(path).map_err(|source| KeyError::Invalid { given, source })
+    }
+
+    /// Where what this object stands for lies, or would lie.
+    #[must_use]
+    pub fn place(&self, backup: &EtcdBackup) -> BackupKey {
+        BackupKey::at(self.prefix.clone().join(folder(backup)))
     }
 
     /// The manifest at this key; none when there is no backup.

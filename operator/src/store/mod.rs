@@ -54,7 +54,7 @@ pub use failure::{Failure, Kind};
 pub use keep::Kept;
 pub use keys::Identities;
 pub use list::Listed;
-pub use manifest::{BackupKey, FORMAT, KeyError, KeyHash, Manifest, Object};
+pub use manifest::{BackupKey, FORMAT, KeyError, KeyHash, Manifest, Object, folder};
 pub use open::{Passphrase, Secrets};
 pub use pki::{PkiError, PkiFile};
 pub(crate) use upload::hex;

@@ -84,12 +84,12 @@ impl Api {
         self.put(&format!("{GROUP}/etcdbackups"), name, backup);
     }
 
-    /// A backup that stands for what another object of this UID stored.
-    pub(crate) fn put_adopting(&self, name: &str, stored_uid: &str) {
+    /// A backup that stands for what lies in this folder.
+    pub(crate) fn put_adopting(&self, name: &str, folder: &str) {
         let backup = json!({
             "apiVersion": "lockkeeper.dev/v1alpha1",
             "kind": "EtcdBackup",
-            "metadata": { "annotations": { lockkeeper_crds::STORED_UID_ANNOTATION: stored_uid } },
+            "metadata": { "annotations": { lockkeeper_crds::STORED_AS_ANNOTATION: folder } },
             "spec": { "storeRef": { "name": "main" }, "deadlineSeconds": 60 },
             "status": { "node": super::NODE },
         });

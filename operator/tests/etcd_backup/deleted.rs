@@ -83,8 +83,8 @@ async fn one_that_lay_in_the_store_already_says_what_its_manifest_says_and_goes_
     let never = CancellationToken::new();
     let artifact = take(&etcd.member(), &s3.store(), &before, &never, |_| ()).await;
     let (shutdown, running) = agent(&client, &etcd);
-    api.put_adopting("nightly", &before.uid);
-    let status = api.end_of("nightly", Duration::from_secs(30)).await;
+    api.put_adopting("of-before", "nightly-before-t");
+    let status = api.end_of("of-before", Duration::from_secs(30)).await;
     assert_eq!(condition(&status, "Stored"), ("True", "ReadBack"));
     assert_eq!(status["artifact"], json!(artifact.unwrap()));
     let listed = s3.store().list().await.unwrap();
@@ -95,12 +95,12 @@ async fn one_that_lay_in_the_store_already_says_what_its_manifest_says_and_goes_
     );
     assert_eq!(s3.objects().len(), 2, "nothing was taken anew");
 
-    api.put_adopting("never-was", &before.uid);
+    api.put_adopting("never-was", "nightly-never");
     let status = api.end_of("never-was", Duration::from_secs(30)).await;
     assert_eq!(condition(&status, "Succeeded"), ("False", "Absent"));
 
-    api.mark_deleted("nightly");
-    deleted(&api, "nightly", "True").await;
+    api.mark_deleted("of-before");
+    deleted(&api, "of-before", "True").await;
     assert_eq!(s3.objects(), Vec::<String>::new());
     shutdown.cancel();
     running.await.unwrap().unwrap();

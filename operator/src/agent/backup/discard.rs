@@ -11,7 +11,7 @@ use lockkeeper_crds::{EtcdBackup, RETAIN_ANNOTATION, Tristate};
 use tokio::time::Instant;
 
 use super::report::{Report, Written};
-use super::{Desk, Key, Outcome, place};
+use super::{Desk, Key, Outcome};
 use crate::backoff;
 use crate::store::{Failure, Store, StoreError};
 
@@ -163,7 +163,7 @@ impl Desk {
             }
             opened => opened?,
         };
-        let place = place(&store, backup);
+        let place = store.place(backup);
         let means = store.uri(&place.manifest);
         // The store may have been given another bucket or prefix since.
         if let Some(artifact) = artifact.filter(|a| a.manifest_uri != means) {
@@ -173,8 +173,14 @@ impl Desk {
                 means,
             });
         }
-        let uid = backup.stored_uid().unwrap_or(&key.uid);
-        store.remove(&place, uid).await?;
+        let uid = match backup.stored_as() {
+            None => key.uid.clone(),
+            Some(_) => {
+                let manifest = store.manifest(&place).await?.filter(|m| m.is_of(&place));
+                manifest.map(|m| m.uid).unwrap_or_default()
+            }
+        };
+        store.remove(&place, &uid).await?;
         Ok((means, store.keeps_versions()))
     }
 }

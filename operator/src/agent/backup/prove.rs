@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::report::{Report, Written};
-use super::{Desk, Key, place};
+use super::{Desk, Key};
 use crate::agent::proof::{ProofError, Prover, Subject, Told};
 use crate::backoff;
 use crate::store::Store;
@@ -247,7 +247,7 @@ impl Desk {
     ) -> Result<(), ProofError> {
         let spec = report.backup.spec.clone();
         let store = Store::open(&self.client, &self.namespace, &spec.store_ref.name).await?;
-        let place = place(&store, &report.backup);
+        let place = store.place(&report.backup);
         let manifest = store
             .manifest(&place)
             .await?

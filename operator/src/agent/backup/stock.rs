@@ -26,9 +26,8 @@ use lockkeeper_crds::{EtcdBackup, EtcdBackupStore, Unclaimed};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::place;
 use super::report::{Report, within};
-use crate::store::{Fared, Listed, Store, StoreError, publish_availability};
+use crate::store::{Fared, Listed, Store, StoreError, folder, publish_availability};
 
 /// Between two looks at a store that is well.
 const WELL: Duration = Duration::from_secs(6 * 3600);
@@ -211,11 +210,11 @@ impl Eye {
             .map_err(LookError::Api)?;
         let here = |b: &EtcdBackup| b.spec.store_ref.name == store.name();
         let here: Vec<EtcdBackup> = backups.items.into_iter().filter(here).collect();
-        self.tell(store.name(), &unclaimed(store, &here, &listed)).await?;
+        self.tell(store.name(), &unclaimed(&here, &listed)).await?;
         let ours = |b: &&EtcdBackup| b.status.as_ref().and_then(|s| s.node.as_ref()) == Some(&self.node);
         for backup in missing(store, &here, &listed).into_iter().filter(ours) {
             // It may have come after the listing.
-            let key = place(store, backup);
+            let key = store.place(backup);
             if store.manifest(&key).await?.is_none() {
                 self.tell_gone(backup, &store.uri(&key.manifest)).await?;
             }
@@ -250,17 +249,14 @@ impl Eye {
 }
 
 /// What lies in the store and has no object, the newest first.
-fn unclaimed(store: &Store, backups: &[EtcdBackup], listed: &[Listed]) -> Vec<Unclaimed> {
-    let claimed: BTreeSet<String> = backups
-        .iter()
-        .map(|b| place(store, b).name().to_owned())
-        .collect();
+fn unclaimed(backups: &[EtcdBackup], listed: &[Listed]) -> Vec<Unclaimed> {
+    let claimed: BTreeSet<String> = backups.iter().map(folder).collect();
     let free = listed.iter().rev().filter(|l| !claimed.contains(l.key.name()));
     // What cannot be understood is nobody's.
-    let manifests = free.filter_map(|l| l.manifest.as_ref().ok());
-    let told = manifests.map(|manifest| Unclaimed {
+    let understood = free.filter_map(|l| Some((&l.key, l.manifest.as_ref().ok()?)));
+    let told = understood.map(|(key, manifest)| Unclaimed {
         name: manifest.name.clone(),
-        uid: manifest.uid.clone(),
+        stored_as: key.name().to_owned(),
         schedule: manifest.schedule.clone(),
         started_at: manifest.started_at.clone(),
         cluster_id: manifest.cluster_id.clone(),
@@ -272,7 +268,7 @@ fn unclaimed(store: &Store, backups: &[EtcdBackup], listed: &[Listed]) -> Vec<Un
 fn missing<'a>(store: &Store, backups: &'a [EtcdBackup], listed: &[Listed]) -> Vec<&'a EtcdBackup> {
     let there: BTreeSet<&str> = listed.iter().map(|l| l.key.name()).collect();
     let is_missing = |backup: &&EtcdBackup| {
-        let key = place(store, backup);
+        let key = store.place(backup);
         let artifact = backup.status.as_ref().and_then(|s| s.artifact.as_ref());
         // The store may have been given another bucket or prefix since.
         let lies_here = artifact.is_some_and(|a| a.manifest_uri == store.uri(&key.manifest));

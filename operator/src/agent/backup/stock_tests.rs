@@ -48,7 +48,8 @@ impl Scene {
                     "revision": 5, "etcdVersion": "3.6.0", "clusterId": "c", "memberId": "m"}},
         });
         if let Some(stored) = stored {
-            object["metadata"]["annotations"] = json!({lockkeeper_crds::STORED_UID_ANNOTATION: stored});
+            let folder = format!("{name}-{stored}");
+            object["metadata"]["annotations"] = json!({lockkeeper_crds::STORED_AS_ANNOTATION: folder});
         }
         serde_json::from_value(object).unwrap()
     }
@@ -72,10 +73,13 @@ async fn what_no_object_stands_for_is_told_the_newest_first() {
         scene.object("adopted", "99999999", Some("33333333")),
     ];
     let listed = scene.store.list().await.unwrap();
-    let told = unclaimed(&scene.store, &objects, &listed);
-    let told: Vec<_> = told.iter().map(|u| (u.name.as_str(), u.uid.as_str())).collect();
-    assert_eq!(told, [("lost", "44444444"), ("lost", "22222222")]);
-    let told = unclaimed(&scene.store, &[], &listed);
+    let told = unclaimed(&objects, &listed);
+    let told: Vec<_> = told
+        .iter()
+        .map(|u| (u.name.as_str(), u.stored_as.as_str()))
+        .collect();
+    assert_eq!(told, [("lost", "lost-44444444"), ("lost", "lost-22222222")]);
+    let told = unclaimed(&[], &listed);
     assert_eq!(told[0].schedule.as_deref(), Some("nightly"));
 }
 

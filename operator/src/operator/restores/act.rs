@@ -4,6 +4,7 @@ use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use lockkeeper_crds as crds;
 use serde_json::json;
 
+use super::adopt::Lost;
 use crate::operator::act::{ActError, FIELD_MANAGER, Hands};
 
 /// On the backup of the state right before a restore: the name of that.
@@ -118,26 +119,21 @@ impl Hands {
         self.create_backup(name, metadata, spec).await
     }
 
-    /// Makes an object for a backup that lies in `store` and was taken before this restore. No schedule lets it go: whether
-    /// it was to be kept for ever, nobody knows any more.
-    pub(super) async fn adopt_backup(
-        &self,
-        store: &str,
-        found: &crds::Unclaimed,
-        restore: &str,
-    ) -> Result<(), ActError> {
-        let mut metadata = json!({
+    /// Makes an object for a backup that was taken before this restore. No schedule lets it go: whether it was to be kept
+    /// for ever, nobody knows any more.
+    pub(super) async fn adopt_backup(&self, lost: &Lost, restore: &str) -> Result<(), ActError> {
+        let labels = lost.found.schedule.as_ref();
+        let labels = labels.map(|schedule| json!({crds::SCHEDULE_LABEL: schedule}));
+        let metadata = json!({
+            "labels": labels,
             "annotations": {
-                crds::STORED_UID_ANNOTATION: found.uid,
+                crds::STORED_AS_ANNOTATION: lost.found.stored_as,
                 crds::RETAIN_ANNOTATION: format!("taken before EtcdRestore {restore}"),
             },
             "finalizers": [crds::STORED_FINALIZER],
         });
-        if let (Some(schedule), Some(metadata)) = (&found.schedule, metadata.as_object_mut()) {
-            metadata.insert("labels".to_owned(), json!({crds::SCHEDULE_LABEL: schedule}));
-        }
-        let spec = json!({"storeRef": {"name": store}});
-        self.create_backup(&found.name, metadata, spec).await
+        let spec = json!({"storeRef": {"name": lost.store}});
+        self.create_backup(&lost.name, metadata, spec).await
     }
 
     /// What a person types to confirm: the cluster's name of kubeadm's ConfigMap, or that of the `ClusterVersion`.

@@ -313,11 +313,10 @@ impl Keeper {
 
     /// Gives the backups of the state that was taken back an object again, once an agent has found them.
     async fn adopt(&self, progress: &crds::RestoreProgress) -> Result<(), PassError> {
-        let names: BTreeSet<String> = self.cache.backups.state().iter().map(|b| b.name_any()).collect();
-        let stores = self.cache.stores.state();
-        for (store, found) in adopt::lost(progress, stores.iter().map(|s| &**s), &names) {
+        let (stores, backups) = (self.cache.stores.state(), self.cache.backups.state());
+        for lost in adopt::lost(progress, stores.iter().map(|s| &**s), &backups) {
             self.leadership.check()?;
-            self.hands.adopt_backup(&store, &found, &progress.name).await?;
+            self.hands.adopt_backup(&lost, &progress.name).await?;
         }
         Ok(())
     }
