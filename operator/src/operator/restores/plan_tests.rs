@@ -87,6 +87,17 @@ impl World {
         }
     }
 
+    /// In place, prepared everywhere, and with a person's word.
+    fn confirmed() -> Self {
+        let mut world = Self::new(RestoreMode::InPlace);
+        world.passes();
+        world.all_say(RestoreStage::Prepared);
+        world.passes();
+        world.object.spec.confirm = Some("prod".to_owned());
+        world.passes();
+        world
+    }
+
     fn sight(&self) -> Sight<'_> {
         Sight {
             object: &self.object,
@@ -281,12 +292,7 @@ fn a_bad_file_on_one_node_fails_it_with_the_reason() {
 
 #[test]
 fn all_gone_back_is_told_with_the_first_reason() {
-    let mut world = World::new(RestoreMode::InPlace);
-    world.passes();
-    world.all_say(RestoreStage::Prepared);
-    world.passes();
-    world.object.spec.confirm = Some("prod".to_owned());
-    world.passes();
+    let mut world = World::confirmed();
     world.all_say(RestoreStage::Armed);
     world.passes();
     world.says(
@@ -312,12 +318,7 @@ fn all_gone_back_is_told_with_the_first_reason() {
 
 #[test]
 fn a_control_plane_that_is_not_whole_on_the_restored_data_is_never_called_well() {
-    let mut world = World::new(RestoreMode::InPlace);
-    world.passes();
-    world.all_say(RestoreStage::Prepared);
-    world.passes();
-    world.object.spec.confirm = Some("prod".to_owned());
-    world.passes();
+    let mut world = World::confirmed();
     world.all_say(RestoreStage::Armed);
     world.passes();
     world.all_say(RestoreStage::Done);
@@ -341,12 +342,7 @@ fn a_control_plane_that_is_not_whole_on_the_restored_data_is_never_called_well()
 
 #[test]
 fn an_object_made_anew_after_it_names_the_backup_of_before_and_what_is_not_up() {
-    let mut world = World::new(RestoreMode::InPlace);
-    world.passes();
-    world.all_say(RestoreStage::Prepared);
-    world.passes();
-    world.object.spec.confirm = Some("prod".to_owned());
-    world.passes();
+    let mut world = World::confirmed();
     world.all_say(RestoreStage::Done);
     let before = world.object.status.as_ref().unwrap().safety_backup.clone();
     assert_eq!(before.as_deref(), Some("before-back-0a1b2c3d"));
