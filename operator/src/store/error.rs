@@ -4,6 +4,7 @@
 //! access key and the signed string in it. What is kept is the status, S3's error code and, where there was no
 //! answer, the operating system's reason.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use object_store::client::{HttpError, HttpErrorKind};
@@ -127,10 +128,15 @@ impl Place {
         if self.kind == Kind::Directory {
             // What is not there is told apart by its kind, as on S3.
             let io = find::<std::io::Error>(e);
-            return Failure::Directory {
-                path: self.endpoint.clone(),
-                doing,
-                detail: io.map_or_else(|| deepest(e), ToString::to_string),
+            let (path, detail) = (
+                self.endpoint.clone(),
+                io.map_or_else(|| deepest(e), ToString::to_string),
+            );
+            return match io.map(std::io::Error::kind) {
+                Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+                    Failure::Full { place: path, detail }
+                }
+                _ => Failure::Directory { path, doing, detail },
             };
         }
         let answer = Answer::of(e);
@@ -247,8 +253,7 @@ impl Place {
             },
             ("QuotaExceeded" | "XMinioStorageFull" | "InsufficientStorage", _) | (_, Some(507)) => {
                 Failure::Full {
-                    bucket,
-                    endpoint,
+                    place: format!("{endpoint}, bucket {bucket},"),
                     detail,
                 }
             }

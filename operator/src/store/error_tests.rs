@@ -287,3 +287,29 @@ async fn the_other_providers_are_spoken_of_by_their_own_fields() {
         assert!(error.to_string().contains("exactly one place"), "{error}");
     }
 }
+
+#[test]
+fn a_directory_on_a_full_disk_is_called_full_and_any_other_trouble_is_not() {
+    let at = tempfile::tempdir().unwrap();
+    let path = at.path().display().to_string();
+    let spec = lockkeeper_crds::EtcdBackupStoreSpec {
+        directory: Some(lockkeeper_crds::Directory { path: path.clone() }),
+        ..Default::default()
+    };
+    let store = Store::from_spec("nfs", &spec, Secrets::default()).unwrap();
+    // ENOSPC, EDQUOT, EROFS.
+    for (number, reason, says) in [
+        (28, "Full", "make room"),
+        (122, "Full", "raise its quota"),
+        (30, "DirectoryUnusable", "make it writable"),
+    ] {
+        let error = object_store::Error::Generic {
+            store: "LocalFileSystem",
+            source: Box::new(std::io::Error::from_raw_os_error(number)),
+        };
+        let error = store.error("write a probe", &error);
+        assert_eq!(error.reason(), reason, "{error}");
+        let told = error.to_string();
+        assert!(told.contains(says) && told.contains(&path), "{told}");
+    }
+}

@@ -203,12 +203,8 @@ pub enum Failure {
         region: String,
         detail: String,
     },
-    #[error("{endpoint} has no room left for bucket {bucket}: make room, or raise its quota ({detail})")]
-    Full {
-        bucket: String,
-        endpoint: String,
-        detail: String,
-    },
+    #[error("{place} has no room left: make room, or raise its quota ({detail})")]
+    Full { place: String, detail: String },
     #[error("{endpoint} failed to {doing}: see its own log ({detail})")]
     ServerError {
         endpoint: String,
