@@ -192,14 +192,11 @@ impl<'a> Stage<'a> {
         Ok(named.filter(|(name, _)| slot(name).is_some()).collect())
     }
 
-    /// The folders of the bucket that a backup of the schedule could lie in.
-    pub(in crate::scenarios) async fn folders(&self) -> Result<BTreeSet<String>> {
-        let keys: Vec<_> = self.scene.store()?.list(None).try_collect().await?;
-        let keys = keys.iter().map(|o| o.location.to_string());
-        let ours = keys.filter(|k| k.starts_with(NAME) && k != STRANGER);
-        Ok(ours
-            .filter_map(|k| Some(k.split_once('/')?.0.to_owned()))
-            .collect())
+    /// The keys of the bucket that could be of a backup of the schedule.
+    async fn keys(&self) -> Result<BTreeSet<String>> {
+        let all: Vec<_> = self.scene.store()?.list(None).try_collect().await?;
+        let all = all.iter().map(|o| o.location.to_string());
+        Ok(all.filter(|k| k.starts_with(NAME) && k != STRANGER).collect())
     }
 
     /// Waits for a moment in which nothing is going on; then every recovery point lies in the bucket, and nothing else.
@@ -214,11 +211,11 @@ impl<'a> Stage<'a> {
                 {
                     return Ok(Look::NotYet("a backup is going on".into()));
                 }
-                let proven = own.values().filter(|b| b.is_proven());
-                let told: BTreeSet<String> = proven.filter_map(folder).collect();
-                let there = self.folders().await?;
-                let same =
-                    there == told && u32::try_from(told.len()).ok() == Some(status.recovery_points.count);
+                let proven: Vec<_> = own.values().filter(|b| b.is_proven()).collect();
+                let told: BTreeSet<String> = proven.iter().flat_map(|b| lies(b)).collect();
+                let there = self.keys().await?;
+                let points = u32::try_from(proven.len()).ok();
+                let same = there == told && points == Some(status.recovery_points.count);
                 Ok(if same {
                     Look::Done(())
                 } else {
@@ -283,10 +280,7 @@ impl<'a> Stage<'a> {
         tokio::time::sleep(Duration::from_secs(5)).await;
         let own = self.own().await?;
         ensure!(!own.is_empty(), "the backups went with their schedule");
-        let retained = own
-            .get(kept)
-            .and_then(folder)
-            .context("the retained one has gone")?;
+        let retained = lies(own.get(kept).context("the retained one has gone")?);
         for name in own.keys() {
             self.backups.delete(name, &DeleteParams::default()).await?;
         }
@@ -300,8 +294,11 @@ impl<'a> Stage<'a> {
                 })
             })
             .await?;
-        let left = self.folders().await?;
-        ensure!(left == BTreeSet::from([retained]), "left in the bucket: {left:?}");
+        let left = self.keys().await?;
+        ensure!(
+            left == retained.into_iter().collect(),
+            "left in the bucket: {left:?}"
+        );
         let store = self.scene.store()?;
         for key in store
             .list(None)
@@ -318,8 +315,13 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// Where a backup lies in the bucket.
-fn folder(backup: &EtcdBackup) -> Option<String> {
-    let uid: String = backup.metadata.uid.as_deref()?.chars().take(8).collect();
-    Some(format!("{}-{uid}", backup.metadata.name.as_deref()?))
+/// The keys of its snapshot and its manifest.
+fn lies(backup: &EtcdBackup) -> Vec<String> {
+    let artifact = backup.status.as_ref().and_then(|s| s.artifact.as_ref());
+    let uris = artifact.map(|a| [&a.uri, &a.manifest_uri]);
+    let keys = uris.into_iter().flatten().filter_map(|uri| {
+        let (_, key) = uri.strip_prefix("s3://")?.split_once('/')?;
+        Some(key.to_owned())
+    });
+    keys.collect()
 }
