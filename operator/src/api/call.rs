@@ -54,6 +54,10 @@ pub enum CallError {
     },
 }
 
+/// A request that is dropped sooner than this says nothing of its server. Over the 3 s that a write takes while etcd elects a
+/// leader, under the 5 s in which a lease is renewed.
+const DROPPED_LIMIT: Duration = Duration::from_secs(4);
+
 /// Sends requests; a server that leaves one unanswered is given up and its connections are closed, so
 /// that a retry lands on another.
 #[derive(Clone)]
@@ -68,7 +72,16 @@ impl Caller {
     async fn call(self, mut request: Request<Body>) -> Result<Response<Incoming>, CallError> {
         let what = format!("{} {}", request.method(), request.uri().path());
         let captured = capture_connection(&mut request);
+        let mut waiting = Waiting {
+            what: &what,
+            captured: &captured,
+            endpoints: &self.endpoints,
+            since: Instant::now(),
+            over: false,
+        };
         let outcome = timeout(self.limit, self.http.request(request)).await;
+        waiting.over = true;
+        drop(waiting);
         let link = link_of(&captured);
         let server = link
             .as_ref()
@@ -110,6 +123,30 @@ impl Caller {
                 }
                 Ok(response)
             }
+        }
+    }
+}
+
+/// A request under way. A caller that is less patient than [`Caller::limit`], as one who renews a lease must be, drops it:
+/// its server has left it unanswered all the same, and whatever watches through that server sees nothing.
+struct Waiting<'a> {
+    what: &'a str,
+    captured: &'a CaptureConnection,
+    endpoints: &'a Endpoints,
+    since: Instant,
+    over: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        let waited = now.duration_since(self.since);
+        if !self.over
+            && waited >= DROPPED_LIMIT
+            && let Some(link) = link_of(self.captured)
+        {
+            let why = format!("left {} unanswered for {} s", self.what, waited.as_secs());
+            self.endpoints.give_up_link(&link, now, why);
         }
     }
 }

@@ -102,7 +102,55 @@ async fn a_server_that_hangs_is_given_up_with_all_its_connections() {
     );
     let api = servers(&b.address);
     api.endpoints().learn([a.address.clone()]);
-    // A client that waits as a watch would, without a limit of its own.
+    let watch = watch(&api, &a).await;
+    let start = std::time::Instant::now();
+    let error = api.within("ask", ask(&api.client())).await.unwrap_err();
+    assert!(start.elapsed() < ANSWER_LIMIT + Duration::from_secs(1));
+    assert!(
+        error
+            .to_string()
+            .contains(&format!("{} left GET /version unanswered for 8 s", a.address)),
+        "{error}"
+    );
+    let watch = timeout_short(watch)
+        .await
+        .expect("the watch still hangs")
+        .unwrap();
+    assert!(watch.unwrap_err().to_string().contains("was given up"));
+    assert_eq!(ask(&api.client()).await.unwrap(), "b");
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_is_given_up_by_a_caller_too_who_cannot_wait_so_long() {
+    let (a, b) = (
+        Server::start("a", Manner::Hangs).await,
+        Server::start("b", Manner::Answers).await,
+    );
+    let api = servers(&b.address);
+    api.endpoints().learn([a.address.clone()]);
+    let mut watch = watch(&api, &a).await;
+    let client = api.client();
+    let dropped = async |after| tokio::time::timeout(Duration::from_secs(after), ask(&client)).await;
+    assert!(dropped(1).await.is_err());
+    let early = tokio::time::timeout(Duration::from_millis(200), &mut watch);
+    assert!(
+        early.await.is_err(),
+        "who drops a request early has a reason of its own"
+    );
+    assert!(dropped(5).await.is_err());
+    let watch = timeout_short(watch)
+        .await
+        .expect("the watch still hangs")
+        .unwrap();
+    assert!(watch.unwrap_err().to_string().contains("was given up"));
+    assert_eq!(ask(&client).await.unwrap(), "b");
+}
+
+/// A request to this server that waits as a watch would, without a limit of its own.
+async fn watch(
+    api: &ApiServers,
+    server: &Server,
+) -> tokio::task::JoinHandle<Result<serde_json::Value, kube::Error>> {
     let watcher = Client::new(
         call::Caller {
             http: HttpClient::builder(TokioExecutor::new()).build(connect::Dialer::new(
@@ -119,24 +167,10 @@ async fn a_server_that_hangs_is_given_up_with_all_its_connections() {
         let request = http::Request::get("https://x/watch").body(vec![]).unwrap();
         watcher.request::<serde_json::Value>(request).await
     });
-    while a.requests() == 0 {
+    while server.requests() == 0 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let start = std::time::Instant::now();
-    let error = api.within("ask", ask(&api.client())).await.unwrap_err();
-    assert!(start.elapsed() < ANSWER_LIMIT + Duration::from_secs(1));
-    assert!(
-        error
-            .to_string()
-            .contains(&format!("{} left GET /version unanswered for 8 s", a.address)),
-        "{error}"
-    );
-    let watch = timeout_short(watch)
-        .await
-        .expect("the watch still hangs")
-        .unwrap();
-    assert!(watch.unwrap_err().to_string().contains("was given up"));
-    assert_eq!(ask(&api.client()).await.unwrap(), "b");
+    watch
 }
 
 #[tokio::test]
