@@ -106,14 +106,16 @@ pub async fn run(
             && let Some(key) = waiting.next()
         {
             let stop = shutdown.child_token();
-            work.set(OptionFuture::from(Some(desk.handle(key.clone(), stop.clone()))));
+            work.set(OptionFuture::from(Some(Box::pin(
+                desk.handle(key.clone(), stop.clone()),
+            ))));
             job = Some((key, stop));
         }
         if clearing.is_none()
             && !shutdown.is_cancelled()
             && let Some(key) = leaving.next(job.as_ref().map(|(key, _)| key))
         {
-            clear.set(OptionFuture::from(Some(desk.discard(key.clone()))));
+            clear.set(OptionFuture::from(Some(Box::pin(desk.discard(key.clone())))));
             clearing = Some(key);
         }
         if proof.is_none()
@@ -121,11 +123,11 @@ pub async fn run(
             && let Some((key, prover)) = unproven.next()
         {
             let stop = shutdown.child_token();
-            prove.set(OptionFuture::from(Some(desk.prove(
+            prove.set(OptionFuture::from(Some(Box::pin(desk.prove(
                 key.clone(),
                 prover,
                 stop.clone(),
-            ))));
+            )))));
             proof = Some((key, stop));
         }
         let wakes = [

@@ -306,5 +306,6 @@ async fn keep_backups(
             }
         }
     };
-    tokio::join!(stores, backups);
+    // Boxed: together, and unoptimized, they are more than a thread's stack takes.
+    tokio::join!(Box::pin(stores), Box::pin(backups));
 }
