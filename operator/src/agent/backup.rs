@@ -474,12 +474,7 @@ impl Desk {
             Err(TakeError::Store(e)) if e.of_the_store() => Err(e),
             Err(_) => return,
         };
-        let fared = Fared {
-            node: &self.node,
-            outcome,
-            clock: at.and_then(|store| Some((store.endpoint(), store.clock()?))),
-            versions: at.map(Store::keeps_versions).unwrap_or_default(),
-        };
+        let fared = Fared::of(&self.node, outcome, at);
         if let Err(error) = publish_availability(&self.client, &self.namespace, store, &fared).await {
             tracing::warn!(%store, %error, "its availability could not be written");
         }

@@ -6,7 +6,7 @@ use kube::api::{Api, Patch, PatchParams};
 use lockkeeper_crds::{EtcdBackupStore, Tristate, condition, set_condition};
 
 use super::open::read;
-use super::{Failure, Reading, StoreError};
+use super::{Failure, Reading, Store, StoreError};
 
 const AVAILABLE: &str = "Available";
 const REACHABLE: &str = "Reachable";
@@ -29,6 +29,19 @@ pub struct Fared<'a> {
     pub clock: Option<(&'a str, Reading)>,
     /// Whether what is deleted stays in it as an older version.
     pub versions: Tristate,
+}
+
+impl<'a> Fared<'a> {
+    /// With what `store` has heard of its server; none where it could not be opened.
+    #[must_use]
+    pub fn of(node: &'a str, outcome: Result<(), &'a StoreError>, store: Option<&'a Store>) -> Self {
+        Self {
+            node,
+            outcome,
+            clock: store.and_then(|store| Some((store.endpoint(), store.clock()?))),
+            versions: store.map(Store::keeps_versions).unwrap_or_default(),
+        }
+    }
 }
 
 /// Says on the `EtcdBackupStore` how it fared. True when something was written.

@@ -177,13 +177,7 @@ impl Eye {
             Err(error) => Err(error.clone()),
         };
         if tried.as_ref().err().is_none_or(StoreError::of_the_store) {
-            let at = opened.as_ref().ok();
-            let fared = Fared {
-                node: &self.node,
-                outcome: tried.as_ref().copied(),
-                clock: at.and_then(|store| Some((store.endpoint(), store.clock()?))),
-                versions: at.map(Store::keeps_versions).unwrap_or_default(),
-            };
+            let fared = Fared::of(&self.node, tried.as_ref().copied(), opened.as_ref().ok());
             if let Err(error) = publish_availability(&self.client, &self.namespace, name, &fared).await {
                 tracing::warn!(store = name, %error, "its availability could not be written");
             }
