@@ -41,6 +41,9 @@ refuse "a store of two places is refused" "store.s3, store.gcs are all set" rend
 refuse "a container without its account is refused" "name the storage account" render --set store.azure.container=backups
 check "a bucket of Google's" says "gcs:" render --set store.gcs.bucket=backups
 check "without a Secret the environment says who we are" equals 0 sh -c "'$HELM' template lockkeeper '$chart' --set store.gcs.bucket=backups --set-json 'store.secretNames=[]' -s templates/store.yaml | grep -c credentialsSecret"
+refuse "a limit that is none" "limitBytesPerSecond" render --set store.s3.bucket=backups,store.limitBytesPerSecond=12
+refuse "a key without its kind" "serverSideEncryption" render --set store.s3.bucket=backups,store.s3.serverSideEncryption.kmsKeyId=k
+refuse "a checksum that is none" "checksum" render --set store.s3.bucket=backups,store.s3.checksum=MD5
 refuse "a work directory that is no path" "workDirectory" render --set agent.workDirectory=work
 check "a work directory of its own is mounted" says "name: work" render --set agent.workDirectory=/data/proofs
 check "the disk of etcd is not allowed unless it is" equals 0 sh -c "'$HELM' template lockkeeper '$chart' -n '$ns' | grep -c -e --proof-on-etcd-disk"
@@ -77,6 +80,11 @@ check "the store is now the release's own" says "kind: EtcdBackupStore" "$HELM" 
 check "the schedule came with the upgrade" equals "0 3 * * *" k -n "$ns" get etcdbackupschedule default -o 'jsonpath={.spec.schedule}'
 check "a changed value reaches the store" install "$chart" --set store.s3.region=eu-west-1
 check "it did" equals eu-west-1 k -n "$ns" get etcdbackupstore default -o 'jsonpath={.spec.s3.region}'
+ca=$APISERVER_DIR/store-ca.pem
+printf -- '-----BEGIN CERTIFICATE-----\nlab: "a"\n-----END CERTIFICATE-----\n' >"$ca"
+check "so does all else that a store may say" install "$chart" --set store.limitBytesPerSecond=8388608,store.compression=None,store.s3.checksum=SHA256,store.s3.serverSideEncryption.kind=KMS,store.s3.serverSideEncryption.kmsKeyId=key --set-file store.s3.caBundle="$ca"
+check "its CA to the letter" equals "$(cat "$ca")" k -n "$ns" get etcdbackupstore default -o 'jsonpath={.spec.s3.caBundle}'
+check "the rest" equals "8388608 None SHA256 KMS key" k -n "$ns" get etcdbackupstore default -o 'jsonpath={.spec.limitBytesPerSecond} {.spec.compression} {.spec.s3.checksum} {.spec.s3.serverSideEncryption.kind} {.spec.s3.serverSideEncryption.kmsKeyId}'
 check "NOTES warn when there is no store" says "WARNING: no store is configured" "$HELM" upgrade lockkeeper "$chart" -n "$ns" --dry-run=server --set store.s3.bucket=
 check "NOTES name the Secret to make" says "create secret generic lockkeeper-store" "$HELM" get notes lockkeeper -n "$ns"
 check "the server knows every field" sh -c "'$HELM' template lockkeeper '$chart' -n '$ns' | '$KUBECTL' apply --server-side --force-conflicts --dry-run=server --validate=strict -f -"

@@ -17,6 +17,8 @@ use crate::{address, network};
 const TABLE: &str = "lockkeeper_lab";
 /// The file that fills a disk.
 const FILLER: &str = ".lab-filler";
+/// Where members of etcd reach one another.
+const PEERS: u16 = 2380;
 /// A disk larger than this is the machine's own and not filled.
 const LARGEST_DISK: u64 = 4 << 30;
 
@@ -31,6 +33,8 @@ pub enum Peer {
     S3,
     /// The load balancer: its address and its health checks.
     LoadBalancer,
+    /// The other members of etcd, and nothing else of their nodes.
+    Members,
 }
 
 impl std::str::FromStr for Peer {
@@ -41,6 +45,7 @@ impl std::str::FromStr for Peer {
             "all" | "everyone" => Self::Everyone,
             "s3" => Self::S3,
             "lb" => Self::LoadBalancer,
+            "members" => Self::Members,
             node => Self::Node(node.to_owned()),
         })
     }
@@ -100,22 +105,29 @@ impl Lab {
 
     fn partition_rules(&self, node: &Node, peer: &Peer) -> Result<String> {
         let networks = match peer {
-            Peer::Everyone => None,
+            Peer::Everyone => return Ok(rules(&["iifname \"eth0\""], &["oifname \"eth0\""])),
+            Peer::Members => {
+                let both = [format!("tcp sport {PEERS}"), format!("tcp dport {PEERS}")];
+                let both = both.each_ref().map(String::as_str);
+                return Ok(rules(&both, &both));
+            }
             Peer::Node(name) => {
                 let other = self.node(name)?;
                 if other.name() == node.name() {
                     bail!("{name} cannot be cut off from itself");
                 }
-                Some(vec![other.address().to_string(), other.pods()])
+                vec![other.address().to_string(), other.pods()]
             }
-            Peer::S3 => Some(vec![address::S3.to_string()]),
-            Peer::LoadBalancer => Some(
-                [address::LOAD_BALANCER, address::FABRIC]
-                    .map(|a: Ipv4Addr| a.to_string())
-                    .to_vec(),
-            ),
+            Peer::S3 => vec![address::S3.to_string()],
+            Peer::LoadBalancer => [address::LOAD_BALANCER, address::FABRIC]
+                .map(|a: Ipv4Addr| a.to_string())
+                .to_vec(),
         };
-        Ok(rules(networks.as_deref()))
+        let set = networks.join(", ");
+        Ok(rules(
+            &[&format!("ip saddr {{ {set} }}")],
+            &[&format!("ip daddr {{ {set} }}")],
+        ))
     }
 
     /// Makes the S3 server pass, refuse, hang, cut or crawl.
@@ -184,25 +196,17 @@ fn filler(path: &str) -> String {
     Path::new(path).join(FILLER).to_string_lossy().into_owned()
 }
 
-/// Drops what comes from and goes to these networks; everything but the loopback without any.
-fn rules(networks: Option<&[String]>) -> String {
-    let (from, to) = match networks {
-        Some(networks) => {
-            let set = networks.join(", ");
-            (format!("ip saddr {{ {set} }}"), format!("ip daddr {{ {set} }}"))
-        }
-        None => ("iifname \"eth0\"".to_owned(), "oifname \"eth0\"".to_owned()),
-    };
-    let chain = |hook: &str, rules: &[&str]| {
-        let rules: String = rules.iter().map(|rule| format!("    {rule} drop\n")).collect();
+/// Drops the packets that come in, or go out, so; those of the node's pods are both.
+fn rules(incoming: &[&str], outgoing: &[&str]) -> String {
+    let chain = |hook: &str, which: &[&str]| {
+        let rules: String = which.iter().map(|which| format!("    {which} drop\n")).collect();
         format!("  chain {hook} {{\n    type filter hook {hook} priority -300; policy accept;\n{rules}  }}\n")
     };
     format!(
         "table inet {TABLE} {{\n{}{}{}}}\n",
-        chain("input", &[&from]),
-        chain("output", &[&to]),
-        // Pods of the node.
-        chain("forward", &[&from, &to])
+        chain("input", incoming),
+        chain("output", outgoing),
+        chain("forward", &[incoming, outgoing].concat())
     )
 }
 
@@ -212,21 +216,15 @@ mod tests {
 
     #[test]
     fn a_cut_drops_both_ways_and_for_pods_too() {
-        let text = rules(Some(&["10.77.0.12".into(), "10.78.1.0/24".into()]));
-        assert_eq!(
-            text.matches("ip saddr { 10.77.0.12, 10.78.1.0/24 } drop").count(),
-            2
-        );
-        assert_eq!(
-            text.matches("ip daddr { 10.77.0.12, 10.78.1.0/24 } drop").count(),
-            2
-        );
-        assert_eq!(rules(None).matches("\"eth0\" drop").count(), 4);
+        let text = rules(&["ip saddr 10.77.0.12"], &["ip daddr 10.77.0.12"]);
+        assert_eq!(text.matches("ip saddr 10.77.0.12 drop").count(), 2);
+        assert_eq!(text.matches("ip daddr 10.77.0.12 drop").count(), 2);
     }
 
     #[test]
     fn a_peer_is_read_from_its_word() {
         assert_eq!("s3".parse(), Ok(Peer::S3));
+        assert_eq!("members".parse(), Ok(Peer::Members));
         assert_eq!("cp2".parse(), Ok(Peer::Node("cp2".into())));
     }
 }

@@ -68,7 +68,7 @@ pub struct EtcdBackupStoreSpec {
     /// Backups are encrypted before they leave the node. Absent: they are not, and the PKI is never included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encryption: Option<Encryption>,
-    /// The most bytes a second that are read from etcd for a backup into this store. Absent: 16777216 (16 MiB), of
+    /// The most bytes a second that are read from etcd for a backup into this store. Absent: 12582912 (12 MiB), of
     /// which writes to etcd notice little; without a limit the slowest in a hundred take several times as long
     /// (BENCHMARKS.md). A backup's `deadlineSeconds` must leave room for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -19,10 +19,6 @@ fn main() -> ExitCode {
     }
 }
 
-/// Of each thread, in bytes: an agent that takes, proves and discards backups at once needed more than the usual 2 MiB where
-/// it is not optimized. What is not touched takes no memory.
-const STACK: usize = 8 * 1024 * 1024;
-
 fn run() -> anyhow::Result<u8> {
     let cli = Cli::parse();
     telemetry::logs::init(cli.log_format, std::env::var("LOCKKEEPER_LOG").ok().as_deref())?;
@@ -31,7 +27,6 @@ fn run() -> anyhow::Result<u8> {
         .map_err(|_| anyhow!("another TLS provider than ring is installed; this binary was built wrongly"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
-        .thread_stack_size(STACK)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;

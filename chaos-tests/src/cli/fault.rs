@@ -59,7 +59,7 @@ pub(super) enum Fault {
     Partition {
         /// The node.
         node: String,
-        /// A node, `s3`, `lb`, or `all`; may be given again.
+        /// A node, `s3`, `lb`, `members` (of etcd, on their own port), or `all`; may be given again.
         #[arg(long, default_value = "all")]
         from: Vec<String>,
     },

@@ -133,24 +133,6 @@ impl<'a> Backups<'a> {
         Ok(listed)
     }
 
-    /// Uploads that were begun and never ended, as the S3 server's own directory has them.
-    pub fn unfinished(&self) -> Result<Vec<String>> {
-        let root = self
-            .scene
-            .lab
-            .home()
-            .path("s3")
-            .join(BUCKET)
-            .join(".sgwtmp/multipart");
-        let mut found = vec![];
-        for object in folders(&root)? {
-            for upload in folders(&root.join(&object))? {
-                found.push(format!("{object}/{upload}"));
-            }
-        }
-        Ok(found)
-    }
-
     /// Files under the store's prefix, as the S3 server's own directory has them.
     pub fn files(&self) -> Result<Vec<String>> {
         let root = self.scene.lab.home().path("s3").join(BUCKET).join(&self.store);
@@ -198,6 +180,19 @@ impl<'a> Backups<'a> {
             })
             .await
     }
+}
+
+/// Uploads that were begun and never ended, as the S3 server's own directory has them.
+pub fn unfinished(scene: &Scene) -> Result<Vec<String>> {
+    let root = scene.lab.home().path("s3").join(BUCKET);
+    let root = root.join(".sgwtmp/multipart");
+    let mut found = vec![];
+    for object in folders(&root)? {
+        for upload in folders(&root.join(&object))? {
+            found.push(format!("{object}/{upload}"));
+        }
+    }
+    Ok(found)
 }
 
 fn merge(spec: &mut Value, more: &Value) {

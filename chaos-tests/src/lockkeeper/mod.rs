@@ -28,7 +28,7 @@ use crate::install::NAMESPACE;
 use crate::recipes::START;
 use crate::scene::{Look, Scene};
 
-pub use backups::Backups;
+pub use backups::{Backups, unfinished};
 pub use book::Book;
 pub use snapshot::{check_snapshot, published_backups, restored};
 pub use targets::{BAD_TARGET, break_target_on, import_bad_target, mend_target_on};

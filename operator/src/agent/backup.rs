@@ -358,7 +358,8 @@ impl Desk {
         };
         let looked = tokio::time::timeout(LOOK, look).await;
         let end = match looked {
-            Ok(Err(TakeError::Store(error))) if error.of_the_store() => {
+            // Whatever keeps it from being asked says nothing of what lies there.
+            Ok(Err(TakeError::Store(error))) if !error.of_the_backup() => {
                 tracing::warn!(backup = %name, %error, "cannot be looked up yet");
                 return Outcome::Postponed;
             }

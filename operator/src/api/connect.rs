@@ -166,7 +166,7 @@ impl AsyncRead for Conduit {
         if this.given_up.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::Error::new(
                 io::ErrorKind::ConnectionAborted,
-                format!("{} was given up: it left a request unanswered", this.link.address),
+                format!("{} was given up", this.link.address),
             )));
         }
         match Pin::new(&mut this.stream).poll_read(cx, buf) {

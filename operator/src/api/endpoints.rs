@@ -67,9 +67,12 @@ impl Endpoints {
     }
 
     /// Replaces what was learned. Existing connections stay: a server that vanished from the list
-    /// ends them itself, and one that is missing by mistake must not cost a running watch.
+    /// ends them itself, and one that is missing by mistake must not cost a running watch. But for what was learned
+    /// first: connections by the address of last resort, behind which is any server, end then. A watch there would be
+    /// with a server that nobody asks anything else, so that nobody would notice when it hangs.
     pub fn learn(&self, addresses: impl IntoIterator<Item = Address>) {
         let mut table = self.lock();
+        let knew_none = table.learned.is_empty();
         table.learned.clear();
         for address in addresses {
             if !table.learned.contains(&address) {
@@ -77,6 +80,13 @@ impl Endpoints {
             }
         }
         let known = table.all();
+        if knew_none
+            && let Some(last) = table.last.clone()
+            && known.first() != Some(&last)
+            && let Some(memory) = table.memory.get(&last)
+        {
+            memory.links.cancel();
+        }
         table.memory.retain(|address, _| known.contains(address));
     }
 
@@ -252,6 +262,22 @@ mod tests {
             texts(&endpoints.order(later)),
             ["n1:1", "n2:1", "n3:1", "svc:443"]
         );
+    }
+
+    #[test]
+    fn who_has_learned_where_servers_are_leaves_the_one_of_which_it_does_not_know_which_it_is() {
+        let endpoints = Endpoints::new(None, Some(a("svc:443")));
+        let by_service = endpoints.link(&a("svc:443"));
+        endpoints.learn([]);
+        assert!(!by_service.token.is_cancelled(), "there is no other");
+        endpoints.learn([a("svc:443")]);
+        assert!(!by_service.token.is_cancelled(), "it is the only one");
+        endpoints.learn([]);
+        endpoints.learn([a("n1:1"), a("n2:1")]);
+        assert!(by_service.token.is_cancelled());
+        let [fallen_back, learned] = ["svc:443", "n1:1"].map(|address| endpoints.link(&a(address)));
+        endpoints.learn([a("n2:1")]);
+        assert!(!fallen_back.token.is_cancelled() && !learned.token.is_cancelled());
     }
 
     #[test]

@@ -1,11 +1,16 @@
-//! Small TLS servers for tests, here and in other rooms.
+//! Small TLS servers for tests, here and in other rooms; and a client of answers that a test gives, for what a real API
+//! server does not do on demand: lists that expire, break off or are refused in the middle.
 
-use std::sync::Arc;
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
-use kube::Config;
+use http::{Request, Response};
+use kube::client::Body;
+use kube::{Client, Config};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -103,4 +108,40 @@ pub(crate) fn api_servers(last: &Address) -> ApiServers {
     let mut config = Config::new(format!("https://{last}").parse().unwrap());
     config.root_cert = Some(vec![CertificateDer::from_pem_slice(CA).unwrap().to_vec()]);
     ApiServers::from_config(config, None).unwrap()
+}
+
+/// Status and body.
+pub(crate) type Answer = (u16, String);
+
+/// What was asked, in order.
+pub(crate) type Asked = Arc<Mutex<Vec<String>>>;
+
+/// A client whose every request, path and query, is answered by `answer`.
+pub(crate) fn client(answer: impl Fn(&str) -> Answer + Send + Sync + 'static) -> (Client, Asked) {
+    let asked = Asked::default();
+    let (log, answer) = (Arc::clone(&asked), Arc::new(answer));
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let (log, answer) = (Arc::clone(&log), Arc::clone(&answer));
+        async move {
+            let what = request.uri().path_and_query().unwrap().as_str().to_owned();
+            let (status, body) = answer(&what);
+            log.lock().unwrap().push(what);
+            let response = Response::builder()
+                .status(status)
+                .body(Body::from(body.into_bytes()));
+            Ok::<_, Infallible>(response.unwrap())
+        }
+    });
+    (Client::new(service, "default"), asked)
+}
+
+/// An answer.
+pub(crate) fn ok(body: &Value) -> Answer {
+    (200, body.to_string())
+}
+
+/// A refusal in an API server's words.
+pub(crate) fn refused(code: u16, reason: &str) -> Answer {
+    let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": reason, "reason": reason, "code": code});
+    (code, status.to_string())
 }

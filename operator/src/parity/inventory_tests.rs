@@ -1,7 +1,8 @@
 use serde_json::{Value, json};
 
-use super::super::testing::{Answer, client, config_map, ok, refused};
+use super::super::testing::config_map;
 use super::*;
+use crate::api::testing::{Answer, client, ok, refused};
 use lockkeeper_policies::parity::KEY_LENGTH;
 
 fn order(namespaces: &[&str]) -> Order {

@@ -1,7 +1,8 @@
 use serde_json::{Value, json};
 
-use super::testing::{Answer, client, config_map, ok, refused};
+use super::testing::config_map;
 use super::*;
+use crate::api::testing::{Answer, client, ok, refused};
 use lockkeeper_policies::parity::KindAsked;
 
 /// As `/api` and `/apis` say it: groups, each with versions, each with a kind.

@@ -45,10 +45,15 @@ impl StoreError {
     /// True when it says something about the store, not about the API or about one backup in it.
     #[must_use]
     pub fn of_the_store(&self) -> bool {
-        !matches!(
+        !self.of_the_backup() && !matches!(*self.failure, Failure::Api { .. })
+    }
+
+    /// True when it says something about one backup, not about the store or about the API.
+    #[must_use]
+    pub fn of_the_backup(&self) -> bool {
+        matches!(
             *self.failure,
-            Failure::Api { .. }
-                | Failure::ManifestTaken { .. }
+            Failure::ManifestTaken { .. }
                 | Failure::NotOurs { .. }
                 | Failure::ManifestInvalid { .. }
                 | Failure::Damaged { .. }

@@ -14,8 +14,8 @@ use super::pack::Packing;
 use super::{Access, Failure, Identities, Store, StoreError};
 
 /// Bytes a second that are read for a backup unless the spec says otherwise: writes to etcd notice little of it
-/// (BENCHMARKS.md), and 8 GiB take nine minutes.
-const DEFAULT_LIMIT: u64 = 16 << 20;
+/// (BENCHMARKS.md), and 8 GiB take eleven minutes.
+const DEFAULT_LIMIT: u64 = 12 << 20;
 
 /// Longest that one call of the API may take.
 const API_LIMIT: Duration = Duration::from_secs(10);

@@ -16,7 +16,7 @@ use serde_json::json;
 use super::watcher::{Watcher, slot};
 use super::{BY_HAND, MINUTE, NAME, STRANGER};
 use crate::install::NAMESPACE;
-use crate::lockkeeper::Keeper;
+use crate::lockkeeper::{Keeper, unfinished};
 use crate::scene::{Look, Scene};
 
 /// What the scenario does and sees.
@@ -215,12 +215,14 @@ impl<'a> Stage<'a> {
                 let told: BTreeSet<String> = proven.iter().flat_map(|b| lies(b)).collect();
                 let there = self.keys().await?;
                 let points = u32::try_from(proven.len()).ok();
-                let same = there == told && points == Some(status.recovery_points.count);
+                let uploads = unfinished(self.scene)?;
+                let same =
+                    there == told && points == Some(status.recovery_points.count) && uploads.is_empty();
                 Ok(if same {
                     Look::Done(())
                 } else {
                     Look::NotYet(format!(
-                        "{there:?} there, {told:?} told, {} counted",
+                        "{there:?} there, {told:?} told, {} counted, unfinished: {uploads:?}",
                         status.recovery_points.count
                     ))
                 })

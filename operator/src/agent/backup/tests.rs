@@ -4,6 +4,7 @@ use kube::runtime::watcher::Event;
 use lockkeeper_crds::{EtcdBackupSpec, EtcdBackupStatus, LocalReference, Proof};
 
 use super::*;
+use crate::api::testing::{client, ok, refused};
 
 const NODE: &str = "cp-1";
 
@@ -98,4 +99,52 @@ fn a_new_list_replaces_what_was_known() {
     waiting.see(Event::InitApply(backup("there", 2, assigned(NODE))), NODE);
     waiting.see(Event::InitDone, NODE);
     assert_eq!(next(&waiting).as_deref(), Some("there"));
+}
+
+/// Has a desk handle an object for what lies in a store as `lost-11111111`; the API answers for the store as given. What came
+/// of it, and whether anything was written.
+async fn adopted(store: impl Fn() -> (u16, String) + Send + Sync + 'static) -> (Outcome, bool) {
+    let mut object = backup("lost", 1, assigned(NODE));
+    let stored_as = (
+        lockkeeper_crds::STORED_AS_ANNOTATION.to_owned(),
+        "lost-11111111".to_owned(),
+    );
+    object.metadata.annotations = Some([stored_as].into());
+    let key = Key::of(&object);
+    let object = serde_json::to_value(object).unwrap();
+    let (client, asked) = client(move |path| match path.contains("/etcdbackupstores/") {
+        true => store(),
+        false => ok(&object),
+    });
+    let desk = Desk {
+        client,
+        namespace: "default".to_owned(),
+        node: NODE.to_owned(),
+        member: Arc::new(EtcdMember::from_host(std::path::Path::new("/nowhere"), None)),
+    };
+    let outcome = desk.handle(key, CancellationToken::new()).await;
+    let wrote = asked.lock().unwrap().iter().any(|path| path.contains("/status"));
+    (outcome, wrote)
+}
+
+#[tokio::test]
+async fn what_lies_in_a_store_is_given_up_by_what_the_store_says_and_by_nothing_else() {
+    let at = tempfile::tempdir().unwrap();
+    let store = move |path: &std::path::Path| {
+        ok(
+            &serde_json::json!({"apiVersion": "lockkeeper.dev/v1alpha1", "kind": "EtcdBackupStore",
+            "metadata": {"name": "main"}, "spec": {"directory": {"path": path}}}),
+        )
+    };
+    let away = || refused(503, "ServiceUnavailable");
+    assert_eq!(adopted(away).await, (Outcome::Postponed, false));
+    let missing = || refused(404, "NotFound");
+    assert_eq!(adopted(missing).await, (Outcome::Postponed, false));
+    let unmounted = at.path().join("not-there");
+    assert_eq!(
+        adopted(move || store(&unmounted)).await,
+        (Outcome::Postponed, false)
+    );
+    let empty = at.path().to_owned();
+    assert_eq!(adopted(move || store(&empty)).await, (Outcome::Settled, true));
 }

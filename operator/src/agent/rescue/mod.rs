@@ -14,7 +14,8 @@
 //! | `data` | the data directory, copied, moved, put back |
 //! | `ground` | containers, processes, members |
 //! | `survey`, `view` | what this node has and what is in hand, for a person who chooses |
-//! | `start` | what must hold before one begins; the claim |
+//! | `start` | begins one, goes on with it, takes it back; the claim |
+//! | `quorum`, `rejoin` | what must hold before |
 //! | `restore` | a backup, beside the data in use, before anything is stopped |
 //!
 //! Agent and guard act only while no rescue is in hand (`in_hand`), and let go of the claim meanwhile.
@@ -23,6 +24,8 @@ mod book;
 pub(crate) mod check;
 mod data;
 mod ground;
+mod quorum;
+mod rejoin;
 pub(crate) mod restore;
 mod run;
 mod sight;
@@ -34,9 +37,10 @@ pub(crate) mod view;
 use super::host::Host;
 
 pub(crate) use book::{BookError, Entry, Kind, Step, in_hand};
+pub(crate) use quorum::{Copies, CopyEnd};
 pub(crate) use restore::Chosen;
 pub(crate) use run::sentence;
-pub(crate) use start::{Begin, Copies, CopyEnd, StartError, begin, put_back};
+pub(crate) use start::{Begin, StartError, begin, put_back};
 
 /// True while a rescue of this kind is in hand on this node.
 pub(crate) fn is_in_hand(host: &Host, kind: Kind) -> Result<bool, BookError> {

@@ -22,7 +22,8 @@ use super::super::restore as engine;
 use super::book::Entry;
 use super::data;
 use super::ground::token;
-use super::start::{Begin, StartError, Tell, alone, blank, refused};
+use super::quorum::alone;
+use super::start::{Begin, StartError, Tell, blank, refused};
 use super::survey::{EtcdManifest, Survey};
 use crate::store::{BackupKey, Identities, Manifest, Store};
 
