@@ -316,6 +316,14 @@ impl Desk {
         let (end, store) = if report.status().started_at.is_some() {
             self.interrupted(&report, &key).await
         } else {
+            let name = &report.backup.spec.store_ref.name;
+            let store = match Store::open(&self.client, &self.namespace, name).await {
+                Err(error) if error.of_the_api() => {
+                    tracing::warn!(backup = %key.name, %error, "cannot be begun; trying again");
+                    return Outcome::Postponed;
+                }
+                opened => opened,
+            };
             match report.claim().await {
                 Ok(Written::Yes) => {}
                 Ok(Written::Conflict) => return Outcome::Postponed,
@@ -325,7 +333,13 @@ impl Desk {
                     return Outcome::Postponed;
                 }
             }
-            self.attempt(&mut report, &key, &stop).await
+            match store {
+                Ok(store) => {
+                    let end = self.take_into(&store, &mut report, &key, &stop).await;
+                    (end, Some(store))
+                }
+                Err(error) => (Err(error.into()), None),
+            }
         };
         match &end {
             Ok(artifact) => tracing::info!(backup = %key.name, uri = %artifact.uri, "stored"),
@@ -377,22 +391,6 @@ impl Desk {
             }
         }
         Outcome::Settled
-    }
-
-    async fn attempt(
-        &self,
-        report: &mut Report,
-        key: &Key,
-        stop: &CancellationToken,
-    ) -> (Result<Artifact, TakeError>, Option<Store>) {
-        let name = &report.backup.spec.store_ref.name;
-        match Store::open(&self.client, &self.namespace, name).await {
-            Ok(store) => {
-                let end = self.take_into(&store, report, key, stop).await;
-                (end, Some(store))
-            }
-            Err(error) => (Err(error.into()), None),
-        }
     }
 
     async fn take_into(

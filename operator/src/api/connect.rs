@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures::future::OptionFuture;
 use http::Uri;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
@@ -22,7 +23,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::endpoints::Link;
-use super::{Address, Endpoints};
+use super::{ANSWER_LIMIT, Address, Endpoints};
 
 /// A node in the same network accepts within milliseconds; one retransmitted SYN (1 s) is not worth
 /// waiting for while other servers are there.
@@ -33,6 +34,9 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(2);
 /// A server ends a watch after at most 290 s (kube's default); silence beyond that and a margin is a
 /// dead connection.
 const SILENCE_LIMIT: Duration = Duration::from_secs(300);
+/// Connections end after this where they are not with the server that is preferred to all others: an agent comes home to its
+/// own node's.
+pub(super) const REFUGE_LIMIT: Duration = Duration::from_secs(60);
 /// Keepalive probes begin after and come every five seconds; three unanswered end the connection.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 const KEEPALIVE_PROBES: u32 = 3;
@@ -74,8 +78,15 @@ impl Dialer {
             let link = self.endpoints.link(&address);
             match self.dial_one(&address).await {
                 Ok(stream) => {
-                    self.endpoints.answered(&address);
-                    return Ok(TokioIo::new(Conduit::new(stream, link)));
+                    if let Some(left) = self.endpoints.answered(&address) {
+                        tokio::spawn(async move {
+                            // What was asked there may still be answered.
+                            tokio::time::sleep(ANSWER_LIMIT).await;
+                            left.cancel();
+                        });
+                    }
+                    let stay = self.endpoints.is_refuge(&address).then_some(REFUGE_LIMIT);
+                    return Ok(TokioIo::new(Conduit::new(stream, link, stay)));
                 }
                 Err(error) => {
                     self.endpoints.failed(&address, Instant::now(), error.to_string());
@@ -141,15 +152,18 @@ pub(super) struct Conduit {
     link: Link,
     given_up: Pin<Box<WaitForCancellationFutureOwned>>,
     silence: Pin<Box<Sleep>>,
+    /// When it ends at the latest.
+    stay: Pin<Box<OptionFuture<Sleep>>>,
 }
 
 impl Conduit {
-    fn new(stream: TlsStream<TcpStream>, link: Link) -> Self {
+    fn new(stream: TlsStream<TcpStream>, link: Link, stay: Option<Duration>) -> Self {
         Self {
             stream,
             given_up: Box::pin(link.token.clone().cancelled_owned()),
             link,
             silence: Box::pin(tokio::time::sleep(SILENCE_LIMIT)),
+            stay: Box::pin(stay.map(tokio::time::sleep).into()),
         }
     }
 }
@@ -171,6 +185,12 @@ impl AsyncRead for Conduit {
         }
         match Pin::new(&mut this.stream).poll_read(cx, buf) {
             Poll::Pending => {
+                if let Poll::Ready(Some(())) = this.stay.as_mut().poll(cx) {
+                    return Poll::Ready(Err(io::Error::new(
+                        io::ErrorKind::ConnectionAborted,
+                        format!("{} is left for the preferred API server", this.link.address),
+                    )));
+                }
                 ready!(this.silence.as_mut().poll(cx));
                 Poll::Ready(Err(late("sends nothing", SILENCE_LIMIT)))
             }

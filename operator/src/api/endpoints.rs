@@ -32,6 +32,8 @@ struct Table {
     first: Option<Address>,
     learned: Vec<Address>,
     last: Option<Address>,
+    /// The one that was connected to most recently.
+    current: Option<Address>,
     memory: HashMap<Address, Memory>,
 }
 
@@ -87,13 +89,20 @@ impl Endpoints {
         {
             memory.links.cancel();
         }
-        table.memory.retain(|address, _| known.contains(address));
+        let current = table.current.clone();
+        let kept = |address: &Address| known.contains(address) || current.as_ref() == Some(address);
+        table.memory.retain(|address, _| kept(address));
     }
 
     /// Every address, in order of preference.
     #[must_use]
     pub fn all(&self) -> Vec<Address> {
         self.lock().all()
+    }
+
+    /// True for a server that is used only while the one that goes before all others does not answer.
+    pub(super) fn is_refuge(&self, address: &Address) -> bool {
+        self.lock().first.as_ref().is_some_and(|first| first != address)
     }
 
     /// Every address, in the order to try now.
@@ -118,11 +127,17 @@ impl Endpoints {
         self.lock().memory.entry(address.clone()).or_default().failure = Some((now, why.into()));
     }
 
-    /// Forgets a failure.
-    pub fn answered(&self, address: &Address) {
-        if let Some(memory) = self.lock().memory.get_mut(address) {
+    /// Forgets a failure. When another server was connected to before, what closes the connections to that one: a watch that
+    /// stayed there would be with a server that is asked nothing else, and nobody would notice when it hangs.
+    pub(super) fn answered(&self, address: &Address) -> Option<CancellationToken> {
+        let mut table = self.lock();
+        if let Some(memory) = table.memory.get_mut(address) {
             memory.failure = None;
         }
+        let left = table.current.replace(address.clone());
+        let left = left.filter(|left| left != address)?;
+        // Its next connections are not those that end now.
+        Some(std::mem::take(&mut table.memory.get_mut(&left)?.links))
     }
 
     /// Remembers a failure and closes every connection to that server, watches too: one that does not
@@ -257,7 +272,7 @@ mod tests {
             texts(&endpoints.order(later)),
             ["n2:1", "n3:1", "svc:443", "n1:1"]
         );
-        endpoints.answered(&a("n1:1"));
+        let _ = endpoints.answered(&a("n1:1"));
         assert_eq!(
             texts(&endpoints.order(later)),
             ["n1:1", "n2:1", "n3:1", "svc:443"]
@@ -278,6 +293,21 @@ mod tests {
         let [fallen_back, learned] = ["svc:443", "n1:1"].map(|address| endpoints.link(&a(address)));
         endpoints.learn([a("n2:1")]);
         assert!(!fallen_back.token.is_cancelled() && !learned.token.is_cancelled());
+    }
+
+    #[test]
+    fn what_is_connected_to_one_server_follows_to_the_next() {
+        let endpoints = Endpoints::new(None, None);
+        endpoints.learn([a("n1:1"), a("n2:1")]);
+        let old = endpoints.link(&a("n1:1"));
+        assert!(endpoints.answered(&a("n1:1")).is_none());
+        assert!(endpoints.answered(&a("n1:1")).is_none());
+        // Also when it is not named any more.
+        endpoints.learn([a("n2:1")]);
+        let left = endpoints.answered(&a("n2:1")).unwrap();
+        let back = endpoints.link(&a("n1:1"));
+        left.cancel();
+        assert!(old.token.is_cancelled() && !back.token.is_cancelled());
     }
 
     #[test]

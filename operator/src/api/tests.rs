@@ -146,6 +146,47 @@ async fn a_server_that_hangs_is_given_up_by_a_caller_too_who_cannot_wait_so_long
     assert_eq!(ask(&client).await.unwrap(), "b");
 }
 
+#[tokio::test]
+async fn a_watch_follows_to_the_server_that_is_asked() {
+    let (a, b, service) = (
+        Server::start("a", Manner::Hangs).await,
+        Server::start("b", Manner::Answers).await,
+        Server::start("service", Manner::Answers).await,
+    );
+    let api = servers(&service.address);
+    api.endpoints().learn([a.address.clone()]);
+    let mut watch = watch(&api, &a).await;
+    api.endpoints().learn([b.address.clone(), a.address.clone()]);
+    assert_eq!(ask(&api.client()).await.unwrap(), "b");
+    assert!(
+        timeout_short(&mut watch).await.is_err(),
+        "others may wait for an answer there"
+    );
+    let limit = ANSWER_LIMIT + Duration::from_secs(1);
+    let watch = tokio::time::timeout(limit, watch).await;
+    let watch = watch.expect("the watch stays where nobody asks").unwrap();
+    assert!(watch.unwrap_err().to_string().contains("was given up"));
+}
+
+#[tokio::test]
+async fn an_agent_comes_home_to_its_own_nodes_server() {
+    let (own, service) = (
+        Server::start("own", Manner::Answers).await,
+        Server::start("service", Manner::Hangs).await,
+    );
+    let api = servers(&service.address);
+    api.endpoints().prefer(Some(own.address.clone()));
+    api.endpoints()
+        .failed(&own.address, tokio::time::Instant::now(), "it is upgraded");
+    let watch = watch(&api, &service).await;
+    tokio::time::pause();
+    tokio::time::advance(connect::REFUGE_LIMIT).await;
+    tokio::time::resume();
+    let watch = timeout_short(watch).await.expect("it stays away").unwrap();
+    assert!(watch.unwrap_err().to_string().contains("is left for"));
+    assert_eq!(ask(&api.client()).await.unwrap(), "own");
+}
+
 /// A request to this server that waits as a watch would, without a limit of its own.
 async fn watch(
     api: &ApiServers,
@@ -159,7 +200,7 @@ async fn watch(
                 api.shared.name.clone(),
             )),
             endpoints: api.endpoints().clone(),
-            limit: Duration::from_secs(60),
+            limit: Duration::from_secs(300),
         },
         "default",
     );

@@ -58,7 +58,7 @@ pub async fn publish_availability(
 ) -> Result<bool, StoreError> {
     let fail = |failure| StoreError::new(name, failure);
     let stores: Api<EtcdBackupStore> = Api::namespaced(client.clone(), namespace);
-    let Some(store) = read("EtcdBackupStore", stores.get_opt(name))
+    let Some(store) = read("EtcdBackupStore", || stores.get_opt(name))
         .await
         .map_err(fail)?
     else {
@@ -73,10 +73,9 @@ pub async fn publish_availability(
         "status": { "observedGeneration": store.metadata.generation, "conditions": conditions },
     });
     let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
-    read(
-        "EtcdBackupStore's status",
-        stores.patch_status(name, &params, &patch),
-    )
+    read("EtcdBackupStore's status", || {
+        stores.patch_status(name, &params, &patch)
+    })
     .await
     .map_err(fail)?;
     Ok(true)

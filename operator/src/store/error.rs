@@ -45,7 +45,13 @@ impl StoreError {
     /// True when it says something about the store, not about the API or about one backup in it.
     #[must_use]
     pub fn of_the_store(&self) -> bool {
-        !self.of_the_backup() && !matches!(*self.failure, Failure::Api { .. })
+        !self.of_the_backup() && !self.of_the_api()
+    }
+
+    /// True when it says something about the Kubernetes API alone: what names the store could not be read.
+    #[must_use]
+    pub fn of_the_api(&self) -> bool {
+        matches!(*self.failure, Failure::Api { .. })
     }
 
     /// True when it says something about one backup, not about the store or about the API.

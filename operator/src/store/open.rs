@@ -20,6 +20,9 @@ const DEFAULT_LIMIT: u64 = 12 << 20;
 /// Longest that one call of the API may take.
 const API_LIMIT: Duration = Duration::from_secs(10);
 
+/// A server that leaves the first call unanswered is given up, and another one gets the next.
+const API_TRIES: u32 = 2;
+
 /// The key of the Secret that `spec.encryption.passphraseSecret` names.
 const PASSPHRASE: &str = "passphrase";
 
@@ -65,7 +68,7 @@ impl Store {
     pub async fn open(client: &kube::Client, namespace: &str, name: &str) -> Result<Self, StoreError> {
         let fail = |failure| StoreError::new(name, failure);
         let stores: Api<EtcdBackupStore> = Api::namespaced(client.clone(), namespace);
-        let store = read("EtcdBackupStore", stores.get_opt(name))
+        let store = read("EtcdBackupStore", || stores.get_opt(name))
             .await
             .map_err(fail)?
             .ok_or_else(|| {
@@ -152,7 +155,7 @@ impl Secrets {
             let api = api.clone();
             async move {
                 let Some(name) = name else { return Ok(None) };
-                let found = read("Secret", api.get_opt(&name)).await?;
+                let found = read("Secret", || api.get_opt(&name)).await?;
                 let found = found.ok_or_else(|| Failure::Key {
                     secret: name.clone(),
                     problem: format!("does not exist in namespace {namespace}: make it, or correct {field}"),
@@ -194,21 +197,20 @@ impl Secrets {
     }
 }
 
-pub(super) async fn read<T>(
+/// Calls until one is answered.
+pub(super) async fn read<T, F: Future<Output = kube::Result<T>>>(
     what: &'static str,
-    call: impl Future<Output = kube::Result<T>>,
+    call: impl Fn() -> F,
 ) -> Result<T, Failure> {
-    match tokio::time::timeout(API_LIMIT, call).await {
-        Ok(Ok(found)) => Ok(found),
-        Ok(Err(e)) => Err(Failure::Api {
-            what,
-            detail: e.to_string(),
-        }),
-        Err(_) => Err(Failure::Api {
-            what,
-            detail: format!("no answer within {} s", API_LIMIT.as_secs()),
-        }),
+    let mut detail = String::new();
+    for _ in 0..API_TRIES {
+        detail = match tokio::time::timeout(API_LIMIT, call()).await {
+            Ok(Ok(found)) => return Ok(found),
+            Ok(Err(e)) => e.to_string(),
+            Err(_) => format!("no answer within {} s", API_LIMIT.as_secs()),
+        };
     }
+    Err(Failure::Api { what, detail })
 }
 
 fn must(secret: &Secret, name: &str, key: &'static str) -> Result<String, Failure> {

@@ -101,8 +101,7 @@ fn a_new_list_replaces_what_was_known() {
     assert_eq!(next(&waiting).as_deref(), Some("there"));
 }
 
-/// Has a desk handle an object for what lies in a store as `lost-11111111`; the API answers for the store as given. What came
-/// of it, and whether anything was written.
+/// Has a desk handle an object for what lies in a store as `lost-11111111`; see [`handled`].
 async fn adopted(store: impl Fn() -> (u16, String) + Send + Sync + 'static) -> (Outcome, bool) {
     let mut object = backup("lost", 1, assigned(NODE));
     let stored_as = (
@@ -110,6 +109,14 @@ async fn adopted(store: impl Fn() -> (u16, String) + Send + Sync + 'static) -> (
         "lost-11111111".to_owned(),
     );
     object.metadata.annotations = Some([stored_as].into());
+    handled(object, store).await
+}
+
+/// Has a desk handle it; the API answers for the store as given. What came of it, and whether anything was written.
+async fn handled(
+    object: EtcdBackup,
+    store: impl Fn() -> (u16, String) + Send + Sync + 'static,
+) -> (Outcome, bool) {
     let key = Key::of(&object);
     let object = serde_json::to_value(object).unwrap();
     let (client, asked) = client(move |path| match path.contains("/etcdbackupstores/") {
@@ -147,4 +154,14 @@ async fn what_lies_in_a_store_is_given_up_by_what_the_store_says_and_by_nothing_
     );
     let empty = at.path().to_owned();
     assert_eq!(adopted(move || store(&empty)).await, (Outcome::Settled, true));
+}
+
+#[tokio::test]
+async fn none_is_begun_before_its_store_was_read() {
+    let new = || backup("new", 1, assigned(NODE));
+    let away = || refused(503, "ServiceUnavailable");
+    assert_eq!(handled(new(), away).await, (Outcome::Postponed, false));
+    // That it does not exist is an answer.
+    let missing = || refused(404, "NotFound");
+    assert_eq!(handled(new(), missing).await, (Outcome::Settled, true));
 }
