@@ -11,12 +11,12 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
 use kube::client::Body;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tower::BoxError;
 
-use super::Endpoints;
 use super::connect::Dialer;
 use super::endpoints::Link;
+use super::{ANSWER_LIMIT, Endpoints};
 
 /// A request that no API server answered.
 #[derive(Debug, thiserror::Error)]
@@ -116,13 +116,26 @@ impl Caller {
                 })
             }
             Ok(Ok(response)) => {
-                if is_leaving(&response)
-                    && let Some(link) = link
-                {
-                    self.endpoints.failed(&link.address, now, "it is shutting down");
+                if let Some(link) = link {
+                    if is_leaving(&response) {
+                        self.endpoints.failed(&link.address, now, "it is shutting down");
+                    } else if !response.status().is_server_error() {
+                        self.answered(&link);
+                    }
                 }
                 Ok(response)
             }
+        }
+    }
+
+    /// From now on all connections are with this server.
+    fn answered(&self, link: &Link) {
+        if let Some(left) = self.endpoints.answered(link) {
+            tokio::spawn(async move {
+                // What was asked there may still be answered.
+                sleep(ANSWER_LIMIT).await;
+                left.cancel();
+            });
         }
     }
 }

@@ -23,7 +23,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::endpoints::Link;
-use super::{ANSWER_LIMIT, Address, Endpoints};
+use super::{Address, Endpoints};
 
 /// A node in the same network accepts within milliseconds; one retransmitted SYN (1 s) is not worth
 /// waiting for while other servers are there.
@@ -78,13 +78,6 @@ impl Dialer {
             let link = self.endpoints.link(&address);
             match self.dial_one(&address).await {
                 Ok(stream) => {
-                    if let Some(left) = self.endpoints.answered(&address) {
-                        tokio::spawn(async move {
-                            // What was asked there may still be answered.
-                            tokio::time::sleep(ANSWER_LIMIT).await;
-                            left.cancel();
-                        });
-                    }
                     let stay = self.endpoints.is_refuge(&address).then_some(REFUGE_LIMIT);
                     return Ok(TokioIo::new(Conduit::new(stream, link, stay)));
                 }
@@ -160,7 +153,7 @@ impl Conduit {
     fn new(stream: TlsStream<TcpStream>, link: Link, stay: Option<Duration>) -> Self {
         Self {
             stream,
-            given_up: Box::pin(link.token.clone().cancelled_owned()),
+            given_up: Box::pin((*link.token).clone().cancelled_owned()),
             link,
             silence: Box::pin(tokio::time::sleep(SILENCE_LIMIT)),
             stay: Box::pin(stay.map(tokio::time::sleep).into()),

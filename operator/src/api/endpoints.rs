@@ -32,7 +32,7 @@ struct Table {
     first: Option<Address>,
     learned: Vec<Address>,
     last: Option<Address>,
-    /// The one that was connected to most recently.
+    /// The one that has answered most recently.
     current: Option<Address>,
     memory: HashMap<Address, Memory>,
 }
@@ -41,7 +41,7 @@ struct Table {
 struct Memory {
     failure: Option<(Instant, String)>,
     /// Cancelled to close every connection to this address; the next connection brings a new one.
-    links: CancellationToken,
+    links: Arc<CancellationToken>,
 }
 
 impl Endpoints {
@@ -127,15 +127,18 @@ impl Endpoints {
         self.lock().memory.entry(address.clone()).or_default().failure = Some((now, why.into()));
     }
 
-    /// Forgets a failure. When another server was connected to before, what closes the connections to that one: a watch that
+    /// Forgets a failure. When another server has answered before, what closes the connections to that one: a watch that
     /// stayed there would be with a server that is asked nothing else, and nobody would notice when it hangs.
-    pub(super) fn answered(&self, address: &Address) -> Option<CancellationToken> {
+    pub(super) fn answered(&self, link: &Link) -> Option<Arc<CancellationToken>> {
         let mut table = self.lock();
-        if let Some(memory) = table.memory.get_mut(address) {
-            memory.failure = None;
+        let memory = table.memory.get_mut(&link.address)?;
+        if !Arc::ptr_eq(&memory.links, &link.token) {
+            // By a connection that is to end: others have left for another server.
+            return None;
         }
-        let left = table.current.replace(address.clone());
-        let left = left.filter(|left| left != address)?;
+        memory.failure = None;
+        let left = table.current.replace(link.address.clone());
+        let left = left.filter(|left| *left != link.address)?;
         // Its next connections are not those that end now.
         Some(std::mem::take(&mut table.memory.get_mut(&left)?.links))
     }
@@ -156,16 +159,21 @@ impl Endpoints {
         link.token.cancel();
     }
 
+    #[cfg(test)]
+    pub(super) fn current(&self) -> Option<Address> {
+        self.lock().current.clone()
+    }
+
     /// What a new connection to the address carries with it.
     pub(super) fn link(&self, address: &Address) -> Link {
         let mut table = self.lock();
         let memory = table.memory.entry(address.clone()).or_default();
         if memory.links.is_cancelled() {
-            memory.links = CancellationToken::new();
+            memory.links = Arc::default();
         }
         Link {
             address: address.clone(),
-            token: memory.links.clone(),
+            token: Arc::clone(&memory.links),
         }
     }
 
@@ -214,7 +222,7 @@ impl Table {
 #[derive(Clone, Debug)]
 pub(super) struct Link {
     pub(super) address: Address,
-    pub(super) token: CancellationToken,
+    pub(super) token: Arc<CancellationToken>,
 }
 
 #[cfg(test)]
@@ -272,7 +280,7 @@ mod tests {
             texts(&endpoints.order(later)),
             ["n2:1", "n3:1", "svc:443", "n1:1"]
         );
-        let _ = endpoints.answered(&a("n1:1"));
+        endpoints.answered(&endpoints.link(&a("n1:1")));
         assert_eq!(
             texts(&endpoints.order(later)),
             ["n1:1", "n2:1", "n3:1", "svc:443"]
@@ -300,14 +308,16 @@ mod tests {
         let endpoints = Endpoints::new(None, None);
         endpoints.learn([a("n1:1"), a("n2:1")]);
         let old = endpoints.link(&a("n1:1"));
-        assert!(endpoints.answered(&a("n1:1")).is_none());
-        assert!(endpoints.answered(&a("n1:1")).is_none());
+        assert!(endpoints.answered(&old).is_none());
+        assert!(endpoints.answered(&old).is_none());
         // Also when it is not named any more.
         endpoints.learn([a("n2:1")]);
-        let left = endpoints.answered(&a("n2:1")).unwrap();
+        let left = endpoints.answered(&endpoints.link(&a("n2:1"))).unwrap();
+        assert!(endpoints.answered(&old).is_none(), "it is left already");
         let back = endpoints.link(&a("n1:1"));
         left.cancel();
         assert!(old.token.is_cancelled() && !back.token.is_cancelled());
+        assert!(endpoints.answered(&back).is_some());
     }
 
     #[test]

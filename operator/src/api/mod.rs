@@ -110,7 +110,7 @@ pub enum SetupError {
 /// * A request goes to any server that answers; which, decides [`Endpoints`].
 /// * A server that leaves a request unanswered for [`ANSWER_LIMIT`] is given up: its connections end,
 ///   watches included, and the next request goes to another.
-/// * All connections are with one server: they end [`ANSWER_LIMIT`] after another one was connected to, watches too. So
+/// * All connections are with one server: they end [`ANSWER_LIMIT`] after another one has answered, watches too. So
 ///   whoever asks something now and then notices for all of them that a server hangs.
 /// * A node that was powered off is noticed on every connection within 15 s (keepalive, TCP user timeout).
 /// * 429, 503 and 504 are tried again twice within half a second, not for minutes as kube does.

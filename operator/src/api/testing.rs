@@ -30,6 +30,8 @@ pub(crate) enum Manner {
     Answers,
     /// Reads it and says nothing.
     Hangs,
+    /// Begins an answer, as to a watch, and says no more.
+    Begins,
     /// 429 and closes, as a server that is shutting down.
     Leaves,
 }
@@ -74,6 +76,7 @@ impl TlsServer {
                         let body = format!(r#"{{"major":"1","minor":"35","gitVersion":"{name}"}}"#);
                         let text = match manner {
                             Manner::Hangs => continue,
+                            Manner::Begins => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned(),
                             Manner::Answers => format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()),
                             Manner::Leaves => "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 5\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".to_owned(),
                         };

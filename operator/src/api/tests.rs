@@ -149,13 +149,16 @@ async fn a_server_that_hangs_is_given_up_by_a_caller_too_who_cannot_wait_so_long
 #[tokio::test]
 async fn a_watch_follows_to_the_server_that_is_asked() {
     let (a, b, service) = (
-        Server::start("a", Manner::Hangs).await,
+        Server::start("a", Manner::Begins).await,
         Server::start("b", Manner::Answers).await,
         Server::start("service", Manner::Answers).await,
     );
     let api = servers(&service.address);
     api.endpoints().learn([a.address.clone()]);
     let mut watch = watch(&api, &a).await;
+    while api.endpoints().current() != Some(a.address.clone()) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     api.endpoints().learn([b.address.clone(), a.address.clone()]);
     assert_eq!(ask(&api.client()).await.unwrap(), "b");
     assert!(
@@ -165,7 +168,8 @@ async fn a_watch_follows_to_the_server_that_is_asked() {
     let limit = ANSWER_LIMIT + Duration::from_secs(1);
     let watch = tokio::time::timeout(limit, watch).await;
     let watch = watch.expect("the watch stays where nobody asks").unwrap();
-    assert!(watch.unwrap_err().to_string().contains("was given up"));
+    let error = explain(&watch.unwrap_err());
+    assert!(error.contains("was given up"), "{error}");
 }
 
 #[tokio::test]
