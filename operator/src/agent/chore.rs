@@ -32,8 +32,10 @@ use crate::store::unique;
 /// Begins the name of every manifest and pod of a chore: no others are ours to clear away.
 pub(crate) const PREFIX: &str = "lockkeeper-chore-";
 
-/// The kubelet looks every 20 s at the latest, and the image is on the node.
-const START_LIMIT: Duration = Duration::from_secs(60);
+/// The kubelet looks every 20 s at the latest, and the image is on the node. But while its API server accepts and does not
+/// answer, as one does whose etcd is lost, the kubelet waits 34 s for it, in its one loop, wherever it deletes or makes a
+/// mirror pod: one to delete for each static pod that went before, and one to make.
+const START_LIMIT: Duration = Duration::from_secs(240);
 
 /// A kubelet that minds its pods ends one within seconds of its manifest's going. After that the runtime is asked.
 const GRACE: Duration = Duration::from_secs(8);
