@@ -132,8 +132,8 @@ impl Endpoints {
     pub(super) fn answered(&self, link: &Link) -> Option<Arc<CancellationToken>> {
         let mut table = self.lock();
         let memory = table.memory.get_mut(&link.address)?;
-        if !Arc::ptr_eq(&memory.links, &link.token) {
-            // By a connection that is to end: others have left for another server.
+        if !Arc::ptr_eq(&memory.links, &link.token) || link.token.is_cancelled() {
+            // By a connection that ends: others have left for another server.
             return None;
         }
         memory.failure = None;
