@@ -4,7 +4,10 @@
 //! cut off from them, costs nothing: another takes over, and none is asked that is known to be so.
 //!
 //! Seen failing, before an abort was given again: "waited 60 s for no part to be left (slow)": a part of which the
-//! server had all bytes was stored after the abort.
+//! server had all bytes was stored after the abort. With watches that stayed behind the service's address, with the API
+//! server of the member that hung: "another member took over after 1 min 46 s". With an agent that asked the service's
+//! address once for the Secret: "passed-over has failed: ... 10.96.0.1:443 left GET .../secrets/lockkeeper-store unanswered".
+//! With a linearizable read whose failure is not heeded: "cp3 was no good; taken by Some("cp3"), tried []".
 
 use std::time::{Duration, Instant};
 

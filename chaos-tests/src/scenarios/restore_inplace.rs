@@ -11,7 +11,9 @@
 //! Seen failing: with a restore that raises the revision by 1 instead of 10^9 ("waiting for the informer to learn the
 //! truth: it knows {"changes": "after", "comes": "after", ...}", for ever); with one value changed in what etcdutl had
 //! made, on each node ("1 of 420 keys differ: /registry/configmaps/kube-system/kubeadm-config has another value"); with
-//! API servers' entries left in ("/registry/masterleases/10.77.0.11 is of the backup's time and was left").
+//! API servers' entries left in ("/registry/masterleases/10.77.0.11 is of the backup's time and was left"); with an operator
+//! that gives no object back ("waited 120 s for taken-since to have an object again; seen last: it has none"); with agents
+//! that miss nothing ("waited 120 s for removed-since to say that it is gone; seen last: Some(("True", "ReadBack"))").
 
 mod contents;
 
