@@ -15,7 +15,10 @@
 //!
 //! Seen failing: with the restored `sa.key` and `sa.pub` removed before `kubeadm init`, which then made new ones ("the
 //! ServiceAccount token of before is not taken: ... 401"); and with another key in the restored encryption configuration
-//! (the API server does not become ready: "waited 240 s for the API to be back").
+//! (the API server does not become ready: "waited 240 s for the API to be back"). With data lost and a rescue that writes no
+//! `sa.key` and `sa.pub`, the same 401. With one that does not compare hashes: "rescue verify ... was to refuse with ... is not
+//! what its manifest says: SHA-256". With one that waits 60 s for the kubelet, whose API server hangs: "etcdutl snapshot
+//! restore ... was not started within 60 s".
 
 mod evidence;
 mod kept;
