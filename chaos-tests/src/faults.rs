@@ -104,30 +104,24 @@ impl Lab {
     }
 
     fn partition_rules(&self, node: &Node, peer: &Peer) -> Result<String> {
-        let networks = match peer {
-            Peer::Everyone => return Ok(rules(&["iifname \"eth0\""], &["oifname \"eth0\""])),
-            Peer::Members => {
-                let both = [format!("tcp sport {PEERS}"), format!("tcp dport {PEERS}")];
-                let both = both.each_ref().map(String::as_str);
-                return Ok(rules(&both, &both));
-            }
+        let cut = match peer {
+            Peer::Everyone => Cut::Everyone,
+            Peer::Members => Cut::Port(PEERS),
             Peer::Node(name) => {
                 let other = self.node(name)?;
                 if other.name() == node.name() {
                     bail!("{name} cannot be cut off from itself");
                 }
-                vec![other.address().to_string(), other.pods()]
+                Cut::Networks(vec![other.address().to_string(), other.pods()])
             }
-            Peer::S3 => vec![address::S3.to_string()],
-            Peer::LoadBalancer => [address::LOAD_BALANCER, address::FABRIC]
-                .map(|a: Ipv4Addr| a.to_string())
-                .to_vec(),
+            Peer::S3 => Cut::Networks(vec![address::S3.to_string()]),
+            Peer::LoadBalancer => Cut::Networks(
+                [address::LOAD_BALANCER, address::FABRIC]
+                    .map(|a: Ipv4Addr| a.to_string())
+                    .to_vec(),
+            ),
         };
-        let set = networks.join(", ");
-        Ok(rules(
-            &[&format!("ip saddr {{ {set} }}")],
-            &[&format!("ip daddr {{ {set} }}")],
-        ))
+        Ok(rules(&cut))
     }
 
     /// Makes the S3 server pass, refuse, hang, cut or crawl.
@@ -196,17 +190,39 @@ fn filler(path: &str) -> String {
     Path::new(path).join(FILLER).to_string_lossy().into_owned()
 }
 
-/// Drops the packets that come in, or go out, so; those of the node's pods are both.
-fn rules(incoming: &[&str], outgoing: &[&str]) -> String {
-    let chain = |hook: &str, which: &[&str]| {
+/// Which packets a cut line loses.
+enum Cut {
+    /// All but those of the loopback.
+    Everyone,
+    /// What comes from and goes to these networks.
+    Networks(Vec<String>),
+    /// What comes from and goes to this TCP port, on either side.
+    Port(u16),
+}
+
+/// Drops what comes in and what goes out of it.
+fn rules(cut: &Cut) -> String {
+    let [incoming, outgoing] = match cut {
+        Cut::Everyone => ["iifname \"eth0\"", "oifname \"eth0\""].map(|rule| vec![rule.to_owned()]),
+        Cut::Networks(networks) => {
+            let set = networks.join(", ");
+            ["saddr", "daddr"].map(|end| vec![format!("ip {end} {{ {set} }}")])
+        }
+        Cut::Port(port) => {
+            let both = vec![format!("tcp sport {port}"), format!("tcp dport {port}")];
+            [both.clone(), both]
+        }
+    };
+    let chain = |hook: &str, which: &[String]| {
         let rules: String = which.iter().map(|which| format!("    {which} drop\n")).collect();
         format!("  chain {hook} {{\n    type filter hook {hook} priority -300; policy accept;\n{rules}  }}\n")
     };
     format!(
         "table inet {TABLE} {{\n{}{}{}}}\n",
-        chain("input", incoming),
-        chain("output", outgoing),
-        chain("forward", &[incoming, outgoing].concat())
+        chain("input", &incoming),
+        chain("output", &outgoing),
+        // Pods of the node.
+        chain("forward", &[incoming.as_slice(), &outgoing].concat())
     )
 }
 
@@ -216,9 +232,17 @@ mod tests {
 
     #[test]
     fn a_cut_drops_both_ways_and_for_pods_too() {
-        let text = rules(&["ip saddr 10.77.0.12"], &["ip daddr 10.77.0.12"]);
-        assert_eq!(text.matches("ip saddr 10.77.0.12 drop").count(), 2);
-        assert_eq!(text.matches("ip daddr 10.77.0.12 drop").count(), 2);
+        let text = rules(&Cut::Networks(vec!["10.77.0.12".into(), "10.78.1.0/24".into()]));
+        assert_eq!(
+            text.matches("ip saddr { 10.77.0.12, 10.78.1.0/24 } drop").count(),
+            2
+        );
+        assert_eq!(
+            text.matches("ip daddr { 10.77.0.12, 10.78.1.0/24 } drop").count(),
+            2
+        );
+        assert_eq!(rules(&Cut::Everyone).matches("\"eth0\" drop").count(), 4);
+        assert_eq!(rules(&Cut::Port(2380)).matches("port 2380 drop").count(), 8);
     }
 
     #[test]

@@ -318,7 +318,7 @@ impl Desk {
         } else {
             let name = &report.backup.spec.store_ref.name;
             let store = match Store::open(&self.client, &self.namespace, name).await {
-                Err(error) if error.of_the_api() => {
+                Err(error) if error.is_unanswered() => {
                     tracing::warn!(backup = %key.name, %error, "cannot be begun; trying again");
                     return Outcome::Postponed;
                 }
@@ -372,8 +372,7 @@ impl Desk {
         };
         let looked = tokio::time::timeout(LOOK, look).await;
         let end = match looked {
-            // Whatever keeps it from being asked says nothing of what lies there.
-            Ok(Err(TakeError::Store(error))) if !error.of_the_backup() => {
+            Ok(Err(TakeError::Store(error))) if error.of_the_store() || error.is_unanswered() => {
                 tracing::warn!(backup = %name, %error, "cannot be looked up yet");
                 return Outcome::Postponed;
             }

@@ -45,21 +45,10 @@ impl StoreError {
     /// True when it says something about the store, not about the API or about one backup in it.
     #[must_use]
     pub fn of_the_store(&self) -> bool {
-        !self.of_the_backup() && !self.of_the_api()
-    }
-
-    /// True when it says something about the Kubernetes API alone: what names the store could not be read.
-    #[must_use]
-    pub fn of_the_api(&self) -> bool {
-        matches!(*self.failure, Failure::Api { .. })
-    }
-
-    /// True when it says something about one backup, not about the store or about the API.
-    #[must_use]
-    pub fn of_the_backup(&self) -> bool {
-        matches!(
+        !matches!(
             *self.failure,
-            Failure::ManifestTaken { .. }
+            Failure::Api { .. }
+                | Failure::ManifestTaken { .. }
                 | Failure::NotOurs { .. }
                 | Failure::ManifestInvalid { .. }
                 | Failure::Damaged { .. }
@@ -71,6 +60,12 @@ impl StoreError {
                 | Failure::EncryptionWanted
                 | Failure::Cancelled
         )
+    }
+
+    /// True when the Kubernetes API has not answered what was asked for the store: another time it may.
+    #[must_use]
+    pub fn is_unanswered(&self) -> bool {
+        matches!(*self.failure, Failure::Api { refused: false, .. })
     }
 }
 

@@ -102,7 +102,12 @@ pub enum Failure {
         problem: String,
     },
     #[error("the {what} could not be read from the API: {detail}")]
-    Api { what: &'static str, detail: String },
+    Api {
+        what: &'static str,
+        detail: String,
+        /// By a server that has answered: the same comes of asking again.
+        refused: bool,
+    },
     #[error("{field} {problem}")]
     Spec { field: &'static str, problem: String },
     #[error(

@@ -197,7 +197,7 @@ impl Secrets {
     }
 }
 
-/// Calls until one is answered.
+/// Calls until it is answered.
 pub(super) async fn read<T, F: Future<Output = kube::Result<T>>>(
     what: &'static str,
     call: impl Fn() -> F,
@@ -206,11 +206,27 @@ pub(super) async fn read<T, F: Future<Output = kube::Result<T>>>(
     for _ in 0..API_TRIES {
         detail = match tokio::time::timeout(API_LIMIT, call()).await {
             Ok(Ok(found)) => return Ok(found),
+            Ok(Err(e)) if is_refusal(&e) => {
+                return Err(Failure::Api {
+                    what,
+                    detail: e.to_string(),
+                    refused: true,
+                });
+            }
             Ok(Err(e)) => e.to_string(),
             Err(_) => format!("no answer within {} s", API_LIMIT.as_secs()),
         };
     }
-    Err(Failure::Api { what, detail })
+    Err(Failure::Api {
+        what,
+        detail,
+        refused: false,
+    })
+}
+
+/// Of this request, such as for want of a right; not for being busy or ill.
+fn is_refusal(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429)
 }
 
 fn must(secret: &Secret, name: &str, key: &'static str) -> Result<String, Failure> {

@@ -4,7 +4,7 @@ use kube::runtime::watcher::Event;
 use lockkeeper_crds::{EtcdBackupSpec, EtcdBackupStatus, LocalReference, Proof};
 
 use super::*;
-use crate::api::testing::{client, ok, refused};
+use crate::api::testing::{Answer, client, ok, refused};
 
 const NODE: &str = "cp-1";
 
@@ -102,7 +102,7 @@ fn a_new_list_replaces_what_was_known() {
 }
 
 /// Has a desk handle an object for what lies in a store as `lost-11111111`; see [`handled`].
-async fn adopted(store: impl Fn() -> (u16, String) + Send + Sync + 'static) -> (Outcome, bool) {
+async fn adopted(store: impl Fn() -> Answer + Send + Sync + 'static) -> (Outcome, bool) {
     let mut object = backup("lost", 1, assigned(NODE));
     let stored_as = (
         lockkeeper_crds::STORED_AS_ANNOTATION.to_owned(),
@@ -113,10 +113,7 @@ async fn adopted(store: impl Fn() -> (u16, String) + Send + Sync + 'static) -> (
 }
 
 /// Has a desk handle it; the API answers for the store as given. What came of it, and whether anything was written.
-async fn handled(
-    object: EtcdBackup,
-    store: impl Fn() -> (u16, String) + Send + Sync + 'static,
-) -> (Outcome, bool) {
+async fn handled(object: EtcdBackup, store: impl Fn() -> Answer + Send + Sync + 'static) -> (Outcome, bool) {
     let key = Key::of(&object);
     let object = serde_json::to_value(object).unwrap();
     let (client, asked) = client(move |path| match path.contains("/etcdbackupstores/") {
@@ -145,6 +142,8 @@ async fn what_lies_in_a_store_is_given_up_by_what_the_store_says_and_by_nothing_
     };
     let away = || refused(503, "ServiceUnavailable");
     assert_eq!(adopted(away).await, (Outcome::Postponed, false));
+    let forbidden = || refused(403, "Forbidden");
+    assert_eq!(adopted(forbidden).await, (Outcome::Settled, true));
     let missing = || refused(404, "NotFound");
     assert_eq!(adopted(missing).await, (Outcome::Postponed, false));
     let unmounted = at.path().join("not-there");
@@ -161,7 +160,9 @@ async fn none_is_begun_before_its_store_was_read() {
     let new = || backup("new", 1, assigned(NODE));
     let away = || refused(503, "ServiceUnavailable");
     assert_eq!(handled(new(), away).await, (Outcome::Postponed, false));
-    // That it does not exist is an answer.
+    // That it may not be read, or does not exist, is an answer.
+    let forbidden = || refused(403, "Forbidden");
+    assert_eq!(handled(new(), forbidden).await, (Outcome::Settled, true));
     let missing = || refused(404, "NotFound");
     assert_eq!(handled(new(), missing).await, (Outcome::Settled, true));
 }
